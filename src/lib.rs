@@ -1,0 +1,6 @@
+//! Reads a Kubernetes datastore, tells for every stored value whether and with which key it is
+//! encrypted, and proves that it decrypts with a given EncryptionConfiguration.
+#![forbid(unsafe_code)]
+
+pub mod kube;
+pub mod provider;
