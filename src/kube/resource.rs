@@ -37,6 +37,50 @@ impl fmt::Display for GroupResource {
     }
 }
 
+/// The API server that stores a resource, each with an EncryptionConfiguration of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ApiServer {
+    /// kube-apiserver: built-in resources, custom resources, CustomResourceDefinitions and APIServices.
+    Kube,
+    /// OpenShift's openshift-apiserver: routes, builds, images and so on.
+    OpenShift,
+    /// OpenShift's oauth-apiserver: tokens, clients, users, groups and identities.
+    OAuth,
+}
+
+/// The groups that openshift-apiserver stores; other groups under `openshift.io` are custom resources.
+const OPENSHIFT_GROUPS: &[&str] = &[
+    "apps.openshift.io",
+    "authorization.openshift.io",
+    "build.openshift.io",
+    "image.openshift.io",
+    "network.openshift.io",
+    "project.openshift.io",
+    "quota.openshift.io",
+    "route.openshift.io",
+    "security.openshift.io",
+    "template.openshift.io",
+];
+
+/// The groups that oauth-apiserver stores.
+const OAUTH_GROUPS: &[&str] = &["oauth.openshift.io", "user.openshift.io"];
+
+impl ApiServer {
+    /// Which API server stores a resource of this group, were it no custom resource.
+    ///
+    /// OpenShift 4 has custom resources in some of these groups too; their keys lie under
+    /// kube-apiserver's root, which decides where it is known.
+    pub fn of_group(group: &str) -> Self {
+        if OAUTH_GROUPS.contains(&group) {
+            Self::OAuth
+        } else if OPENSHIFT_GROUPS.contains(&group) {
+            Self::OpenShift
+        } else {
+            Self::Kube
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,3 +3,4 @@
 //! Nothing here knows etcd, resources or files; a provider sees stored bytes and associated data.
 
 pub mod secret;
+pub mod spec;
