@@ -2,5 +2,8 @@
 //! encrypted, and proves that it decrypts with a given EncryptionConfiguration.
 #![forbid(unsafe_code)]
 
+pub mod bbolt;
+pub mod etcd;
 pub mod kube;
 pub mod provider;
+pub mod source;

@@ -1,0 +1,69 @@
+//! The pairs of one leaf page, with the invariants that order them.
+
+use super::fault::{Fault, FaultKind, Faults};
+use super::page::{Elements, LeafElement};
+
+/// After so many faults on one page the rest of it is given up; it is noise then.
+const FAULTS_OF_A_PAGE: usize = 8;
+
+/// Between which keys a leaf page's keys must lie, as the branches above it say.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bounds<'b> {
+    /// No key is smaller.
+    pub lower: &'b [u8],
+    /// Every key is smaller than this one, where there is one.
+    pub upper: Option<&'b [u8]>,
+}
+
+/// Gives each pair that holds to `visit`, with its index on the page.
+///
+/// A pair that lies outside its page, or breaks the ascending order, is a fault and is left out, so that what
+/// `visit` sees is always strictly ascending and within `bounds`.
+pub fn pairs<'p>(
+    page: u64,
+    elements: &Elements<'p>,
+    bounds: Bounds<'_>,
+    faults: &mut Faults,
+    mut visit: impl FnMut(usize, LeafElement<'p>),
+) {
+    let mut previous: Option<&[u8]> = None;
+    let mut wrong = 0;
+    for (index, element) in elements.leaves().enumerate() {
+        match element.and_then(|element| in_order(page, index, element, previous, bounds)) {
+            Ok(element) => {
+                previous = Some(element.key);
+                visit(index, element);
+            }
+            Err(fault) => {
+                faults.push(fault);
+                wrong += 1;
+                if wrong == FAULTS_OF_A_PAGE {
+                    return given_up(page, elements.len() - index - 1, faults);
+                }
+            }
+        }
+    }
+}
+
+fn in_order<'p>(
+    page: u64,
+    index: usize,
+    element: LeafElement<'p>,
+    previous: Option<&[u8]>,
+    bounds: Bounds<'_>,
+) -> Result<LeafElement<'p>, Fault> {
+    let complaint = match previous {
+        Some(previous) if element.key <= previous => "is not greater than the one before it",
+        None if element.key < bounds.lower => "is smaller than its branch says",
+        _ if bounds.upper.is_some_and(|upper| element.key >= upper) => "belongs to the next leaf",
+        _ => return Ok(element),
+    };
+    let detail = format!("the key of element {index} {complaint}");
+    Err(Fault::page(page, FaultKind::KeyOrder, detail).at(element.value_offset - element.key.len()))
+}
+
+fn given_up(page: u64, rest: usize, faults: &mut Faults) {
+    if rest > 0 {
+        faults.push(Fault::page(page, FaultKind::Element, format!("the {rest} further elements are given up")));
+    }
+}

@@ -1,0 +1,219 @@
+//! The leaf pages of a bucket, found by reading its branch pages only.
+//!
+//! A bucket of a million pairs has some two thousand branch pages and two hundred thousand leaves. Its branches say
+//! which pages are leaves and between which keys each lies; then the leaves can be read in the order of the file, by
+//! many readers, and still be told apart and ordered.
+//!
+//! bbolt keeps all leaves at one depth, so one look down the left edge tells how deep they are, and what stands at
+//! that depth is taken for a leaf without reading it. The reader of the leaves notices where that does not hold, and
+//! asks again with [`Depth::Unknown`].
+
+use std::sync::Arc;
+
+use super::fault::{Fault, FaultKind, Faults};
+use super::file::PageFile;
+use super::leaf::Bounds;
+use super::page::{Elements, PageKind};
+use super::reached::Reached;
+
+/// No real tree is deeper: with two children a page it would have more leaves than there can be pages.
+const MAX_DEPTH: usize = 64;
+
+/// The kinds of page that a tree consists of.
+pub const TREE_PAGES: [PageKind; 2] = [PageKind::Branch, PageKind::Leaf];
+
+/// Whether the leaves' depth may be taken from the left edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// As bbolt writes trees.
+    Uniform,
+    /// Every page is read to see what it is; for trees that are not as bbolt writes them.
+    Unknown,
+}
+
+/// Leaf pages in key order. An index into them is a leaf's *ordinal*.
+#[derive(Debug, Default)]
+pub struct Leaves {
+    pages: Vec<u32>,
+    /// The branch's key for each leaf, one after another.
+    keys: Vec<u8>,
+    /// Where each leaf's key ends within `keys`.
+    key_ends: Vec<u32>,
+    /// The last leaf of each branch page, whose upper bound stands higher up in the tree.
+    branch_ends: Vec<(u32, Option<Arc<[u8]>>)>,
+}
+
+impl Leaves {
+    /// How many leaf pages.
+    pub fn len(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// Whether the bucket has no page at all, because its root was lost.
+    pub fn is_empty(&self) -> bool {
+        self.pages.is_empty()
+    }
+
+    /// The page id of the leaf with this ordinal.
+    pub fn page(&self, ordinal: usize) -> Option<u64> {
+        self.pages.get(ordinal).map(|page| u64::from(*page))
+    }
+
+    /// The page ids in key order.
+    pub fn pages(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
+        self.pages.iter().map(|page| u64::from(*page))
+    }
+
+    /// Between which keys the leaf's keys must lie.
+    pub fn bounds(&self, ordinal: usize) -> Bounds<'_> {
+        let end = u32::try_from(ordinal).ok().and_then(|ordinal| {
+            let found = self.branch_ends.binary_search_by_key(&ordinal, |(last, _)| *last).ok()?;
+            self.branch_ends.get(found)
+        });
+        let upper = match end {
+            Some((_, upper)) => upper.as_deref(),
+            None => self.key(ordinal + 1),
+        };
+        Bounds { lower: self.key(ordinal).unwrap_or_default(), upper }
+    }
+
+    fn key(&self, ordinal: usize) -> Option<&[u8]> {
+        let end = *self.key_ends.get(ordinal)? as usize;
+        let start = ordinal.checked_sub(1).and_then(|before| self.key_ends.get(before)).map_or(0, |end| *end as usize);
+        self.keys.get(start..end)
+    }
+
+    fn push(&mut self, page: u64, key: &[u8]) -> Result<(), Fault> {
+        self.keys.extend_from_slice(key);
+        let too_many = |_| Fault::page(page, FaultKind::Depth, "there are more leaf pages than can be counted");
+        self.pages.push(u32::try_from(page).map_err(too_many)?);
+        self.key_ends.push(u32::try_from(self.keys.len()).map_err(too_many)?);
+        Ok(())
+    }
+
+    fn end_branch(&mut self, upper: Option<Arc<[u8]>>) {
+        if let Some(last) = self.pages.len().checked_sub(1).and_then(|last| u32::try_from(last).ok()) {
+            self.branch_ends.push((last, upper));
+        }
+    }
+}
+
+/// A page still to be looked at, and what its parent says of it.
+struct Pending {
+    page: u64,
+    depth: usize,
+    lower: Arc<[u8]>,
+    upper: Option<Arc<[u8]>>,
+}
+
+/// Finds the leaves of the bucket whose tree begins at page `root`.
+///
+/// Branch pages are claimed in `reached`; leaves are claimed by whoever reads them, since only they know the
+/// overflow. A branch that does not hold is a fault and costs the leaves below it.
+pub fn find(file: &PageFile, root: u64, depth: Depth, reached: &Reached, faults: &mut Faults) -> Leaves {
+    let leaf_depth = match depth {
+        Depth::Uniform => left_edge(file, root),
+        Depth::Unknown => None,
+    };
+    let mut walk = Walk { file, leaf_depth, reached, leaves: Leaves::default(), stack: Vec::new() };
+    walk.stack.push(Pending { page: root, depth: 0, lower: Arc::from([]), upper: None });
+    let mut buffer = Vec::new();
+    while let Some(pending) = walk.stack.pop() {
+        let step = walk.step(&pending, &mut buffer, faults);
+        faults.note(step);
+    }
+    walk.leaves
+}
+
+/// The depth of the leftmost leaf; none where something on the way does not hold.
+fn left_edge(file: &PageFile, root: u64) -> Option<usize> {
+    let mut buffer = Vec::new();
+    let mut page = root;
+    for depth in 0..MAX_DEPTH {
+        let header = file.page_of(page, &mut buffer, &TREE_PAGES).ok()?;
+        if header.kind == PageKind::Leaf {
+            return Some(depth);
+        }
+        page = Elements::new(page, &buffer, header.count).ok()?.branch(0).ok()?.child;
+    }
+    None
+}
+
+struct Walk<'f> {
+    file: &'f PageFile,
+    leaf_depth: Option<usize>,
+    reached: &'f Reached,
+    leaves: Leaves,
+    stack: Vec<Pending>,
+}
+
+impl Walk<'_> {
+    fn step(&mut self, pending: &Pending, buffer: &mut Vec<u8>, faults: &mut Faults) -> Result<(), Fault> {
+        if self.leaf_depth == Some(pending.depth) {
+            return self.leaf(pending);
+        }
+        let header = self.file.page_of(pending.page, buffer, &TREE_PAGES)?;
+        if header.kind == PageKind::Leaf {
+            return self.leaf(pending);
+        }
+        if pending.depth >= MAX_DEPTH {
+            let detail = format!("lies {MAX_DEPTH} levels below its root");
+            return Err(Fault::page(pending.page, FaultKind::Depth, detail));
+        }
+        if !self.reached.insert(pending.page) {
+            let detail = "is reached by two branches, or leads back into itself; it is followed once";
+            return Err(Fault::page(pending.page, FaultKind::ReachedTwice, detail));
+        }
+        for overflow in 1..=u64::from(header.overflow) {
+            self.reached.claim(pending.page + overflow, 0, faults);
+        }
+        self.branch(pending, &Elements::new(pending.page, buffer, header.count)?)
+    }
+
+    fn leaf(&mut self, pending: &Pending) -> Result<(), Fault> {
+        self.leaves.push(pending.page, &pending.lower)?;
+        self.leaves.end_branch(pending.upper.clone());
+        Ok(())
+    }
+
+    /// Takes a branch page's children: leaves at once, further branches onto the stack, the first one on top.
+    fn branch(&mut self, parent: &Pending, elements: &Elements<'_>) -> Result<(), Fault> {
+        if elements.is_empty() {
+            return Err(Fault::page(parent.page, FaultKind::Element, "is a branch page without elements").at(10));
+        }
+        let children_are_leaves = self.leaf_depth == Some(parent.depth + 1);
+        let mut children: Vec<Pending> = Vec::new();
+        let mut previous: Option<&[u8]> = None;
+        for (index, element) in elements.branches().enumerate() {
+            let element = element?;
+            branch_order(parent, index, element.key, previous)?;
+            previous = Some(element.key);
+            if children_are_leaves {
+                self.leaves.push(element.child, element.key)?;
+            } else {
+                let key: Arc<[u8]> = Arc::from(element.key);
+                if let Some(before) = children.last_mut() {
+                    before.upper = Some(key.clone());
+                }
+                let upper = parent.upper.clone();
+                children.push(Pending { page: element.child, depth: parent.depth + 1, lower: key, upper });
+            }
+        }
+        if children_are_leaves {
+            self.leaves.end_branch(parent.upper.clone());
+        }
+        self.stack.extend(children.into_iter().rev());
+        Ok(())
+    }
+}
+
+fn branch_order(parent: &Pending, index: usize, key: &[u8], previous: Option<&[u8]>) -> Result<(), Fault> {
+    let complaint = match previous {
+        Some(previous) if key <= previous => "is not greater than the one before it",
+        None if key < &*parent.lower => "is smaller than the branch above says",
+        _ if parent.upper.as_ref().is_some_and(|upper| key >= &**upper) => "belongs to the next branch",
+        _ => return Ok(()),
+    };
+    let detail = format!("the key of branch element {index} {complaint}; what lies behind it is lost");
+    Err(Fault::page(parent.page, FaultKind::KeyOrder, detail))
+}

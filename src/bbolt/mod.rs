@@ -1,0 +1,23 @@
+//! bbolt's file: pages, meta records, buckets, and the pairs in them.
+//!
+//! Read in this order: [`page`] (what stands at which offset), [`meta`] (which tree is the current one),
+//! [`file`] (a page by its id), [`bucket`], [`leaves`] (a bucket's leaf pages, found through its branches),
+//! [`leaf`] (one leaf's pairs), [`cursor`] (a bucket's pairs in order), [`check`] (every invariant).
+//!
+//! Nothing here knows etcd, Kubernetes or encryption. Nothing depends on the freelist: what a tree does
+//! not reach is free. Upstream: `etcd-io/bbolt`, format version 2; `docs/formats/bbolt.md` has the tables.
+
+pub mod bucket;
+pub mod check;
+pub mod cursor;
+pub mod fault;
+pub mod file;
+pub mod freelist;
+pub mod leaf;
+pub mod leaves;
+pub mod meta;
+pub mod page;
+pub mod reached;
+
+pub use fault::{Fault, FaultKind, Faults};
+pub use file::{OpenError, PageFile};

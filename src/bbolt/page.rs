@@ -1,0 +1,334 @@
+//! The page header, and the elements of branch and leaf pages.
+//!
+//! Upstream: `etcd-io/bbolt` `internal/common/page.go`, `internal/common/inode.go`. All integers are in the
+//! byte order of the machine that wrote the file; only little-endian files are read ([`super::meta`] tells).
+//!
+//! | offset | bytes | header |           | offset | bytes | branch element | | offset | bytes | leaf element |
+//! |--:|--:|---|                         |--:|--:|---|                      |--:|--:|---|
+//! | 0 | 8 | page id |                  | 0 | 4 | position of the key |     | 0 | 4 | flags: 1 = a bucket |
+//! | 8 | 2 | flags |                    | 4 | 4 | key bytes |               | 4 | 4 | position of the key |
+//! | 10 | 2 | elements |                | 8 | 8 | child's page id |         | 8 | 4 | key bytes |
+//! | 12 | 4 | overflow pages |          | | | |                             | 12 | 4 | value bytes |
+//!
+//! A position counts from the start of its own element. The value follows its key at once.
+
+use nom::Parser;
+use nom::number::complete::{le_u16, le_u32, le_u64};
+
+use super::fault::{Fault, FaultKind};
+
+/// Bytes of a page header.
+pub const PAGE_HEADER_BYTES: usize = 16;
+/// Bytes of an element of a branch or a leaf page.
+pub const ELEMENT_BYTES: usize = 16;
+/// The longest key that bbolt writes.
+pub const MAX_KEY_BYTES: usize = 32_768;
+
+const FLAG_BRANCH: u16 = 0x01;
+const FLAG_LEAF: u16 = 0x02;
+const FLAG_META: u16 = 0x04;
+const FLAG_FREELIST: u16 = 0x10;
+
+/// The bit of a leaf element that marks a bucket.
+const ELEMENT_BUCKET: u32 = 0x01;
+
+/// What a page's flags say it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageKind {
+    /// Keys and the ids of child pages.
+    Branch,
+    /// Keys and values.
+    Leaf,
+    /// One of the two meta records.
+    Meta,
+    /// Ids of free pages.
+    Freelist,
+    /// None of these, or several: the flags as they stand.
+    Unknown(u16),
+}
+
+impl PageKind {
+    fn from_flags(flags: u16) -> Self {
+        match flags {
+            FLAG_BRANCH => Self::Branch,
+            FLAG_LEAF => Self::Leaf,
+            FLAG_META => Self::Meta,
+            FLAG_FREELIST => Self::Freelist,
+            other => Self::Unknown(other),
+        }
+    }
+
+    /// The kind in words.
+    pub fn describe(self) -> String {
+        match self {
+            Self::Branch => "a branch page".into(),
+            Self::Leaf => "a leaf page".into(),
+            Self::Meta => "a meta page".into(),
+            Self::Freelist => "a freelist page".into(),
+            Self::Unknown(flags) => format!("of no known kind (flags {flags:#06x})"),
+        }
+    }
+}
+
+/// The first sixteen bytes of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageHeader {
+    /// The page id that the page gives itself.
+    pub id: u64,
+    /// What it says it is.
+    pub kind: PageKind,
+    /// Elements (branch, leaf) or ids (freelist).
+    pub count: u16,
+    /// Further pages that belong to this one; they have no header of their own.
+    pub overflow: u32,
+}
+
+impl PageHeader {
+    /// Reads the header at the start of `page`; none where there are not even sixteen bytes.
+    pub fn decode(page: &[u8]) -> Option<Self> {
+        let parsed: nom::IResult<&[u8], _> = (le_u64, le_u16, le_u16, le_u32).parse(page);
+        let (_, (id, flags, count, overflow)) = parsed.ok()?;
+        Some(Self { id, kind: PageKind::from_flags(flags), count, overflow })
+    }
+
+    /// The header's bytes.
+    pub fn encode(&self) -> [u8; PAGE_HEADER_BYTES] {
+        let flags = match self.kind {
+            PageKind::Branch => FLAG_BRANCH,
+            PageKind::Leaf => FLAG_LEAF,
+            PageKind::Meta => FLAG_META,
+            PageKind::Freelist => FLAG_FREELIST,
+            PageKind::Unknown(flags) => flags,
+        };
+        let mut bytes = [0; PAGE_HEADER_BYTES];
+        bytes[..8].copy_from_slice(&self.id.to_le_bytes());
+        bytes[8..10].copy_from_slice(&flags.to_le_bytes());
+        bytes[10..12].copy_from_slice(&self.count.to_le_bytes());
+        bytes[12..].copy_from_slice(&self.overflow.to_le_bytes());
+        bytes
+    }
+}
+
+fn branch_element(input: &[u8]) -> nom::IResult<&[u8], (u32, u32, u64)> {
+    (le_u32, le_u32, le_u64).parse(input)
+}
+
+fn leaf_element(input: &[u8]) -> nom::IResult<&[u8], (u32, u32, u32, u32)> {
+    (le_u32, le_u32, le_u32, le_u32).parse(input)
+}
+
+/// The elements of a branch or leaf page, each checked when it is asked for.
+///
+/// `bytes` is the whole page with its overflow. Elements may neither overlap the element array nor leave the
+/// page; that data ranges ascend is checked too, so a small page cannot name the same bytes many times.
+#[derive(Clone, Copy, Debug)]
+pub struct Elements<'p> {
+    page: u64,
+    bytes: &'p [u8],
+    count: usize,
+}
+
+/// An element of a leaf page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeafElement<'p> {
+    /// Whether the value is a bucket.
+    pub is_bucket: bool,
+    /// The key; never empty.
+    pub key: &'p [u8],
+    /// The value, or a bucket's header and inline page.
+    pub value: &'p [u8],
+    /// Where the value starts within the page.
+    pub value_offset: usize,
+}
+
+/// An element of a branch page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BranchElement<'p> {
+    /// No key below the child is smaller.
+    pub key: &'p [u8],
+    /// The child's page id.
+    pub child: u64,
+}
+
+impl<'p> Elements<'p> {
+    /// Takes the page's bytes, header included; `page` only names it in faults.
+    pub fn new(page: u64, bytes: &'p [u8], count: u16) -> Result<Self, Fault> {
+        let count = usize::from(count);
+        let array_end = PAGE_HEADER_BYTES + count * ELEMENT_BYTES;
+        if array_end > bytes.len() {
+            let detail = format!("{count} elements do not fit into {} bytes", bytes.len());
+            return Err(Fault::page(page, FaultKind::Element, detail).at(10));
+        }
+        Ok(Self { page, bytes, count })
+    }
+
+    /// How many elements.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there is none, as on the root page of an empty bucket.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The byte behind the last element's data, which is where the unused rest of the page begins.
+    ///
+    /// Exact for a page whose elements all hold.
+    pub fn used_bytes(&self) -> usize {
+        let array_end = PAGE_HEADER_BYTES + self.count * ELEMENT_BYTES;
+        match self.count.checked_sub(1).map(|last| self.leaf(last)) {
+            Some(Ok(element)) => element.value_offset + element.value.len(),
+            _ => array_end,
+        }
+    }
+
+    /// The leaf elements in order; a fault stands in the place of an element that does not hold.
+    pub fn leaves(&self) -> impl Iterator<Item = Result<LeafElement<'p>, Fault>> + use<'p> {
+        let elements = *self;
+        let mut floor = PAGE_HEADER_BYTES + self.count * ELEMENT_BYTES;
+        (0..self.count).map(move |index| {
+            let element = elements.leaf(index)?;
+            let start = element.value_offset - element.key.len();
+            elements.ascending(index, start, floor)?;
+            floor = element.value_offset + element.value.len();
+            Ok(element)
+        })
+    }
+
+    /// The branch elements in order; a fault stands in the place of an element that does not hold.
+    pub fn branches(&self) -> impl Iterator<Item = Result<BranchElement<'p>, Fault>> + use<'p> {
+        let elements = *self;
+        (0..self.count).map(move |index| elements.branch(index))
+    }
+
+    /// Leaf element `index`.
+    pub fn leaf(&self, index: usize) -> Result<LeafElement<'p>, Fault> {
+        let (at, element) = self.element(index, leaf_element)?;
+        let (flags, position, key_bytes, value_bytes) = element;
+        let key = self.data(at, position, 0, key_bytes)?;
+        let value = self.data(at, position, key_bytes, value_bytes)?;
+        self.key_length(at, key)?;
+        if flags & !ELEMENT_BUCKET != 0 {
+            let detail = format!("element {index} has unknown flags {flags:#x}");
+            return Err(self.fault(at, detail));
+        }
+        let value_offset = at + position as usize + key.len();
+        Ok(LeafElement { is_bucket: flags & ELEMENT_BUCKET != 0, key, value, value_offset })
+    }
+
+    /// Branch element `index`.
+    pub fn branch(&self, index: usize) -> Result<BranchElement<'p>, Fault> {
+        let (at, (position, key_bytes, child)) = self.element(index, branch_element)?;
+        let key = self.data(at, position, 0, key_bytes)?;
+        self.key_length(at, key)?;
+        Ok(BranchElement { key, child })
+    }
+
+    fn element<T>(&self, index: usize, parser: fn(&[u8]) -> nom::IResult<&[u8], T>) -> Result<(usize, T), Fault> {
+        let at = PAGE_HEADER_BYTES + index * ELEMENT_BYTES;
+        let parsed = self.bytes.get(at..).and_then(|bytes| parser(bytes).ok());
+        match parsed {
+            Some((_, element)) if index < self.count => Ok((at, element)),
+            _ => Err(self.fault(at, format!("element {index} is not on the page"))),
+        }
+    }
+
+    /// The bytes of a key or value: `length` bytes, `skip` bytes behind the element's position.
+    fn data(&self, at: usize, position: u32, skip: u32, length: u32) -> Result<&'p [u8], Fault> {
+        let start = at as u64 + u64::from(position) + u64::from(skip);
+        let end = start + u64::from(length);
+        let array_end = PAGE_HEADER_BYTES + self.count * ELEMENT_BYTES;
+        let range = usize::try_from(start).ok().zip(usize::try_from(end).ok());
+        let bytes = range.filter(|(start, _)| *start >= array_end).and_then(|(start, end)| self.bytes.get(start..end));
+        bytes.ok_or_else(|| {
+            let detail = format!(
+                "an element's data at {start} to {end} lies outside {array_end} to {}, where data belong",
+                self.bytes.len()
+            );
+            self.fault(at, detail)
+        })
+    }
+
+    fn key_length(&self, at: usize, key: &[u8]) -> Result<(), Fault> {
+        if key.is_empty() || key.len() > MAX_KEY_BYTES {
+            return Err(self.fault(at, format!("a key of {} bytes; 1 to {MAX_KEY_BYTES} are allowed", key.len())));
+        }
+        Ok(())
+    }
+
+    fn ascending(&self, index: usize, start: usize, floor: usize) -> Result<(), Fault> {
+        if start < floor {
+            let at = PAGE_HEADER_BYTES + index * ELEMENT_BYTES;
+            let detail = format!("element {index}'s data begin at {start}, inside what lies before (up to {floor})");
+            return Err(self.fault(at, detail));
+        }
+        Ok(())
+    }
+
+    fn fault(&self, at: usize, detail: String) -> Fault {
+        Fault::page(self.page, FaultKind::Element, detail).at(at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaf_page(pairs: &[(&[u8], &[u8])]) -> Vec<u8> {
+        let header = PageHeader { id: 7, kind: PageKind::Leaf, count: pairs.len() as u16, overflow: 0 };
+        let mut page = header.encode().to_vec();
+        let mut position = pairs.len() * ELEMENT_BYTES;
+        for (key, value) in pairs {
+            for word in [0, position, key.len(), value.len()] {
+                page.extend((word as u32).to_le_bytes());
+            }
+            position = position + key.len() + value.len() - ELEMENT_BYTES;
+        }
+        for (key, value) in pairs {
+            page.extend(*key);
+            page.extend(*value);
+        }
+        page
+    }
+
+    #[test]
+    fn a_header_reads_back_as_it_was_written() {
+        let header = PageHeader { id: 0x0102_0304_0506, kind: PageKind::Branch, count: 9, overflow: 3 };
+        assert_eq!(PageHeader::decode(&header.encode()), Some(header));
+        assert_eq!(PageHeader::decode(&header.encode()[..15]), None);
+    }
+
+    #[test]
+    fn leaf_elements_come_in_order() {
+        let page = leaf_page(&[(b"a", b"one"), (b"b", b""), (b"c", b"three")]);
+        let elements = Elements::new(7, &page, 3).unwrap();
+        let pairs: Vec<_> = elements.leaves().map(|element| element.unwrap()).map(|e| (e.key, e.value)).collect();
+        assert_eq!(pairs, [(&b"a"[..], &b"one"[..]), (b"b", b""), (b"c", b"three")]);
+        assert_eq!(elements.used_bytes(), page.len());
+    }
+
+    #[test]
+    fn an_element_that_leaves_its_page_is_a_fault_with_its_place() {
+        let mut page = leaf_page(&[(b"a", b"one"), (b"b", b"two")]);
+        page[PAGE_HEADER_BYTES + ELEMENT_BYTES + 12] = 200;
+        let elements = Elements::new(7, &page, 2).unwrap();
+        let fault = elements.leaves().nth(1).unwrap().unwrap_err();
+        assert_eq!((fault.page, fault.offset, fault.kind), (Some(7), Some(32), FaultKind::Element));
+    }
+
+    #[test]
+    fn two_elements_cannot_share_their_bytes() {
+        let mut page = leaf_page(&[(b"a", b"one"), (b"b", b"two")]);
+        // The second element's position is moved back onto the first one's key.
+        page[PAGE_HEADER_BYTES + ELEMENT_BYTES + 4] -= 4;
+        let elements = Elements::new(7, &page, 2).unwrap();
+        assert!(elements.leaves().nth(1).unwrap().is_err());
+    }
+
+    #[test]
+    fn more_elements_than_the_page_has_room_for_are_refused() {
+        let page = leaf_page(&[(b"a", b"one")]);
+        assert_eq!(Elements::new(7, &page, 500).unwrap_err().kind, FaultKind::Element);
+    }
+}

@@ -1,0 +1,17 @@
+//! What etcd keeps in its bbolt file: revisions, key-value records, leases, and what it writes about itself.
+//!
+//! Read in this order: [`schema`] (buckets and fields), [`revision`] and [`mvcc`] (the `key` bucket), [`meta`]
+//! (what etcd notes about itself), [`hash`] (the digests that its own tools print).
+//!
+//! Nothing here knows Kubernetes or encryption. Upstream: `etcd-io/etcd` `server/storage/{schema,mvcc}`, 3.4 to 3.7;
+//! `docs/formats/etcd.md` has the tables.
+
+pub mod hash;
+pub mod meta;
+pub mod mvcc;
+pub mod revision;
+pub mod schema;
+pub mod wire;
+
+pub use mvcc::KeyValue;
+pub use revision::{Revision, RevisionKey};

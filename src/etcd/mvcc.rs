@@ -1,0 +1,94 @@
+//! The key-value record: one revision of one key.
+//!
+//! Upstream: `etcd-io/etcd` `api/mvccpb/kv.proto`. Writers emit fields in ascending order and leave zeros out; a
+//! tombstone has nothing but its key.
+//!
+//! | number | field | type |
+//! |--:|---|---|
+//! | 1 | key | bytes |
+//! | 2 | create revision | int64 |
+//! | 3 | mod revision | int64 |
+//! | 4 | version | int64 |
+//! | 5 | value | bytes |
+//! | 6 | lease | int64 |
+
+use super::wire::{self, Field};
+
+/// A record's content. Revisions are main revisions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyValue<'r> {
+    /// The user's key; empty only for the mark that a revision bump leaves.
+    pub key: &'r [u8],
+    /// When the key was created last.
+    pub create_revision: i64,
+    /// When this record was written.
+    pub mod_revision: i64,
+    /// How often the key was written since it was created.
+    pub version: i64,
+    /// The user's value.
+    pub value: &'r [u8],
+    /// The lease that the key hangs on; 0 = none.
+    pub lease: i64,
+}
+
+impl<'r> KeyValue<'r> {
+    /// Reads a record; none if it is no such message. Unknown fields are passed over, as upstream does.
+    pub fn decode(record: &'r [u8]) -> Option<Self> {
+        let mut decoded = Self::default();
+        let mut rest = record;
+        while !rest.is_empty() {
+            let (behind, (number, field)) = wire::field(rest).ok()?;
+            rest = behind;
+            match (number, field) {
+                (1, Field::Bytes(bytes)) => decoded.key = bytes,
+                (2, Field::Varint(value)) => decoded.create_revision = value as i64,
+                (3, Field::Varint(value)) => decoded.mod_revision = value as i64,
+                (4, Field::Varint(value)) => decoded.version = value as i64,
+                (5, Field::Bytes(bytes)) => decoded.value = bytes,
+                (6, Field::Varint(value)) => decoded.lease = value as i64,
+                (1..=6, _) => return None,
+                _ => {}
+            }
+        }
+        Some(decoded)
+    }
+
+    /// The record as etcd writes it.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut record = Vec::with_capacity(self.key.len() + self.value.len() + 48);
+        wire::put_bytes(&mut record, 1, self.key);
+        wire::put_int64(&mut record, 2, self.create_revision);
+        wire::put_int64(&mut record, 3, self.mod_revision);
+        wire::put_int64(&mut record, 4, self.version);
+        wire::put_bytes(&mut record, 5, self.value);
+        wire::put_int64(&mut record, 6, self.lease);
+        record
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_reads_back_as_it_was_written() {
+        let record = KeyValue { key: b"/a", create_revision: 2, mod_revision: 900, version: 3, value: b"v", lease: -5 };
+        assert_eq!(KeyValue::decode(&record.encode()), Some(record));
+        assert_eq!(KeyValue::decode(&[]), Some(KeyValue::default()));
+    }
+
+    #[test]
+    fn every_cut_is_noticed_or_ends_at_a_field() {
+        let whole = KeyValue { key: b"/a", create_revision: 2, value: b"some value", ..KeyValue::default() }.encode();
+        let ends = [0, 4, 6, whole.len()];
+        for cut in 0..=whole.len() {
+            assert_eq!(KeyValue::decode(&whole[..cut]).is_some(), ends.contains(&cut), "{cut}");
+        }
+    }
+
+    #[test]
+    fn a_known_field_of_another_wire_type_is_refused() {
+        assert_eq!(KeyValue::decode(&[0x08, 1]), None);
+        assert_eq!(KeyValue::decode(&[0x12, 1, 1]), None);
+    }
+}

@@ -1,0 +1,222 @@
+//! All pairs of a large bucket, read once in the order of the file by several workers.
+//!
+//! Nothing is shared between the workers but a counter: each takes the next stretch of the file, reads it into a
+//! buffer of its own, and gives the pairs of the leaf pages in it to a visitor of its own. Handing pages from one
+//! thread to another was measured to cost more than it saves (`docs/performance.md`).
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crate::bbolt::leaves::Leaves;
+use crate::bbolt::page::{Elements, LeafElement, PageHeader, PageKind};
+use crate::bbolt::reached::Reached;
+use crate::bbolt::{Fault, FaultKind, Faults, PageFile, leaf};
+use crate::etcd::{KeyValue, RevisionKey};
+
+use super::{Place, RECORD_FAULT, REVISION_KEY_FAULT, Record, SCHEMA_FAULT};
+
+/// Bytes of a stretch. Between 16 KiB and 1 MiB the size hardly matters.
+const STRETCH_BYTES: u64 = 256 << 10;
+
+/// Stands for "no leaf of this bucket begins here".
+const NO_LEAF: u32 = u32::MAX;
+
+/// What a worker does with what it reads. Each worker has one of its own; afterwards they are put together.
+pub trait Visitor: Send {
+    /// A pair of the bucket, whatever it holds, in the order of its leaf. Leaves come in no order.
+    fn pair(&mut self, _place: Place, _element: &LeafElement<'_>) {}
+
+    /// A pair that is a record.
+    fn record(&mut self, _record: &Record<'_>) {}
+}
+
+/// The leaf pages of the bucket by page id, so that a reader of the file knows which page is which.
+#[derive(Debug)]
+pub struct Layout {
+    leaves: Leaves,
+    /// For each page id the ordinal of the leaf that begins there.
+    ordinals: Vec<u32>,
+}
+
+impl Layout {
+    /// Lays out the leaves over the pages of `file`. A page that is a leaf twice counts once.
+    pub fn new(file: &PageFile, leaves: Leaves, faults: &mut Faults) -> Self {
+        let pages = usize::try_from(file.readable_pages()).unwrap_or(0);
+        let mut ordinals = vec![NO_LEAF; pages];
+        for (ordinal, page) in (0..NO_LEAF).zip(leaves.pages()) {
+            let slot = usize::try_from(page).ok().and_then(|page| ordinals.get_mut(page));
+            match slot {
+                Some(slot) if page >= 2 && *slot == NO_LEAF => *slot = ordinal,
+                Some(_) if page >= 2 => {
+                    let detail = "is reached by two branch elements; its pairs count once";
+                    faults.push(Fault::page(page, FaultKind::ReachedTwice, detail));
+                }
+                _ => {
+                    // The general complaint about a page id knows whether it is the file or the id that is short.
+                    let result = file.page(page, &mut Vec::new());
+                    faults.note(result);
+                }
+            }
+        }
+        Self { leaves, ordinals }
+    }
+
+    /// The leaf pages in key order.
+    pub fn leaves(&self) -> &Leaves {
+        &self.leaves
+    }
+}
+
+/// A scan that several workers carry out together.
+#[derive(Debug)]
+pub struct Scan<'s> {
+    file: &'s PageFile,
+    layout: &'s Layout,
+    reached: &'s Reached,
+    next: AtomicUsize,
+    not_uniform: AtomicBool,
+}
+
+impl<'s> Scan<'s> {
+    /// A scan that has not begun. Leaf pages are claimed in `reached`.
+    pub fn new(file: &'s PageFile, layout: &'s Layout, reached: &'s Reached) -> Self {
+        Self { file, layout, reached, next: AtomicUsize::new(0), not_uniform: AtomicBool::new(false) }
+    }
+
+    /// Whether a page was a branch where the depth of the tree promised a leaf.
+    ///
+    /// What was scanned is not the whole bucket then: its leaves must be found anew with
+    /// [`Depth::Unknown`](crate::bbolt::leaves::Depth).
+    pub fn not_uniform(&self) -> bool {
+        self.not_uniform.load(Ordering::Relaxed)
+    }
+
+    /// Takes stretches until there are none left; called by each worker with its own visitor.
+    pub fn work(&self, visitor: &mut impl Visitor, progress: &(dyn Fn(u64) + Sync)) -> Faults {
+        let pages_per_stretch = usize::try_from((STRETCH_BYTES / self.file.page_size()).max(1)).unwrap_or(1);
+        let mut worker = Worker { scan: self, stretch: Vec::new(), whole: Vec::new(), faults: Faults::new() };
+        loop {
+            let first = self.next.fetch_add(1, Ordering::Relaxed).saturating_mul(pages_per_stretch);
+            let last = first.saturating_add(pages_per_stretch).min(self.layout.ordinals.len());
+            if first >= last || self.not_uniform() {
+                return worker.faults;
+            }
+            worker.stretch(first, last, visitor);
+            progress((last - first) as u64 * self.file.page_size());
+        }
+    }
+}
+
+struct Worker<'w> {
+    scan: &'w Scan<'w>,
+    /// The stretch as it was read.
+    stretch: Vec<u8>,
+    /// A leaf whose overflow leaves the stretch, read again as a whole.
+    whole: Vec<u8>,
+    faults: Faults,
+}
+
+impl Worker<'_> {
+    fn stretch(&mut self, first: usize, last: usize, visitor: &mut impl Visitor) {
+        let ordinals = self.scan.layout.ordinals.get(first..last).unwrap_or_default();
+        if ordinals.iter().all(|ordinal| *ordinal == NO_LEAF) {
+            return;
+        }
+        let page_bytes = self.scan.file.page_size() as usize;
+        let mut stretch = std::mem::take(&mut self.stretch);
+        stretch.resize((last - first) * page_bytes, 0);
+        let read = self.scan.file.read_at(&mut stretch, (first * page_bytes) as u64).is_ok();
+        for (index, ordinal) in ordinals.iter().enumerate().filter(|(_, ordinal)| **ordinal != NO_LEAF) {
+            let page = (first + index) as u64;
+            // Where the stretch cannot be read as a whole, each page is tried for itself.
+            let bytes = if read { stretch.get(index * page_bytes..).unwrap_or_default() } else { &[] };
+            let result = self.leaf_page(page, *ordinal, bytes, visitor);
+            self.faults.note(result);
+        }
+        self.stretch = stretch;
+    }
+
+    /// Visits the leaf that begins with `bytes`, which may hold less than the whole of it.
+    fn leaf_page(&mut self, page: u64, ordinal: u32, bytes: &[u8], visitor: &mut impl Visitor) -> Result<(), Fault> {
+        let file = self.scan.file;
+        let here = if bytes.is_empty() { None } else { Some(file.header(page, bytes)?) };
+        let total = here.map(|header| file.whole_bytes(page, &header)).transpose()?;
+        if let (Some(header), Some(whole)) = (here, total.and_then(|total| bytes.get(..total))) {
+            return self.leaf(page, ordinal, &header, whole, visitor);
+        }
+        let mut whole = std::mem::take(&mut self.whole);
+        let result = file.page(page, &mut whole);
+        let result = result.and_then(|header| self.leaf(page, ordinal, &header, &whole, visitor));
+        self.whole = whole;
+        result
+    }
+
+    fn leaf(
+        &mut self,
+        page: u64,
+        ordinal: u32,
+        header: &PageHeader,
+        bytes: &[u8],
+        visitor: &mut impl Visitor,
+    ) -> Result<(), Fault> {
+        match header.kind {
+            PageKind::Leaf => {}
+            PageKind::Branch => {
+                self.scan.not_uniform.store(true, Ordering::Relaxed);
+                return Ok(());
+            }
+            other => {
+                let detail = format!("is {} where a leaf page belongs; its pairs are lost", other.describe());
+                return Err(Fault::page(page, FaultKind::WrongType, detail).at(8));
+            }
+        }
+        self.scan.reached.claim(page, header.overflow, &mut self.faults);
+        let elements = Elements::new(page, bytes, header.count)?;
+        let bounds = self.scan.layout.leaves.bounds(ordinal as usize);
+        let mut content = Faults::new();
+        leaf::pairs(page, &elements, bounds, &mut self.faults, |index, element| {
+            visit(page, ordinal, index, &element, &mut content, visitor);
+        });
+        self.faults.append(content);
+        Ok(())
+    }
+}
+
+/// Gives a pair to the visitor, and the record that it holds.
+pub(super) fn visit(
+    page: u64,
+    ordinal: u32,
+    index: usize,
+    element: &LeafElement<'_>,
+    faults: &mut Faults,
+    visitor: &mut impl Visitor,
+) {
+    let place = Place { leaf: ordinal, index: u16::try_from(index).unwrap_or(u16::MAX) };
+    visitor.pair(place, element);
+    if let Some(record) = faults.note(record(page, place, element)) {
+        visitor.record(&record);
+    }
+}
+
+fn record<'r>(page: u64, place: Place, element: &LeafElement<'r>) -> Result<Record<'r>, Fault> {
+    let at = element.value_offset - element.key.len();
+    if element.is_bucket {
+        let detail = "a bucket among the revisions, where etcd has none";
+        return Err(Fault::page(page, SCHEMA_FAULT, detail).at(at));
+    }
+    let Some(revision) = RevisionKey::decode(element.key) else {
+        let detail = format!("element {} has a key of {} bytes that is no revision", place.index, element.key.len());
+        return Err(Fault::page(page, REVISION_KEY_FAULT, detail).at(at));
+    };
+    let main = revision.revision.main;
+    let Some(kv) = KeyValue::decode(element.value) else {
+        let detail = format!("the value at revision {main} is no key-value record");
+        return Err(Fault::page(page, RECORD_FAULT, detail).at(element.value_offset));
+    };
+    // A revision bump leaves an empty record, and a tombstone has nothing but its key.
+    let is_put = !revision.tombstone && !element.value.is_empty();
+    if is_put && kv.mod_revision != main {
+        let detail = format!("the record at revision {main} says that it is of revision {}", kv.mod_revision);
+        return Err(Fault::page(page, RECORD_FAULT, detail).at(element.value_offset));
+    }
+    Ok(Record { place, revision, kv })
+}

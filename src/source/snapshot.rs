@@ -1,0 +1,309 @@
+//! A snapshot or a bare database: one pass over the file that reads everything once.
+//!
+//! While one thread hashes the file for itself, the small buckets and the branch pages of the `key` bucket are read,
+//! then the workers share its leaf pages ([`super::scan`]).
+
+use std::fs::File;
+use std::io;
+use std::sync::Mutex;
+
+use crate::bbolt::bucket::{Bucket, BucketRoot, inline_elements};
+use crate::bbolt::check::Checker;
+use crate::bbolt::leaves::{self, Depth, Leaves};
+use crate::bbolt::meta::Meta;
+use crate::bbolt::{Fault, Faults, OpenError, PageFile, leaf};
+use crate::etcd::hash::Crc;
+use crate::etcd::meta::StoreMeta;
+use crate::etcd::schema;
+
+use super::SCHEMA_FAULT;
+use super::digest::{self, Digests, Trailer};
+use super::scan::{self, Layout, Scan, Visitor};
+
+/// How often a pass is made anew when somebody writes to the file meanwhile.
+const TRIES: usize = 3;
+
+/// An open snapshot or database.
+#[derive(Debug)]
+pub struct Snapshot {
+    file: PageFile,
+}
+
+/// Why there is nothing to read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// It is no bbolt database, or cannot be read.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Hashing failed.
+    #[error("cannot be read: {0}")]
+    Io(#[from] io::Error),
+    /// The workers could not be started.
+    #[error("the worker threads cannot be started: {0}")]
+    Workers(#[from] rayon::ThreadPoolBuildError),
+    /// Its tree was another one whenever it was looked at.
+    #[error("is changed by somebody while it is read; take a snapshot, or copy it while etcd stands still")]
+    Changing,
+    /// It is a database, but not etcd's, or the bucket is lost.
+    #[error("has no bucket `key`, in which etcd keeps its records{}", first_fault(.0))]
+    NoKeyBucket(Vec<Fault>),
+}
+
+fn first_fault(faults: &[Fault]) -> String {
+    faults.first().map_or(String::new(), |fault| format!(" ({fault})"))
+}
+
+/// What a pass does beside reading.
+#[derive(Clone, Copy)]
+pub struct PassOptions<'p> {
+    /// Whether to hash the file.
+    pub digest: bool,
+    /// How many threads, the hashing one included; 0 = as many as there are processors.
+    pub threads: usize,
+    /// Is told the bytes that were read, by the hashing thread and by the workers alike.
+    pub progress: &'p (dyn Fn(u64) + Sync),
+}
+
+/// What the store says of itself, known before its records are read.
+#[derive(Debug)]
+pub struct Outline {
+    /// What etcd notes about itself.
+    pub meta: StoreMeta,
+    /// Checksums of the buckets before and behind `key`, names included.
+    pub before_key: Crc,
+    /// See [`before_key`](Self::before_key).
+    pub behind_key: Crc,
+    key: KeyBucket,
+}
+
+#[derive(Debug)]
+enum KeyBucket {
+    Tree(Layout),
+    Inline(Bucket),
+}
+
+/// What a pass over the file gave.
+#[derive(Debug)]
+pub struct Pass<V> {
+    /// What the store says of itself.
+    pub outline: Outline,
+    /// The workers' visitors.
+    pub visitors: Vec<V>,
+    /// The digests, where they were asked for.
+    pub digests: Option<Digests>,
+    /// What is wrong with the file.
+    pub faults: Faults,
+    /// Pages below the high-water mark that nothing reaches.
+    pub free_pages: u64,
+    /// Somebody wrote to the file during every try: what was read may be of several moments.
+    pub unsteady: bool,
+}
+
+impl Snapshot {
+    /// Finds the current meta page of `file`.
+    pub fn open(file: File) -> Result<Self, OpenError> {
+        Ok(Self { file: PageFile::open(file)? })
+    }
+
+    /// The pages.
+    pub fn pages(&self) -> &PageFile {
+        &self.file
+    }
+
+    /// Whether the file's length says that a digest is appended.
+    pub fn has_trailer(&self) -> bool {
+        Trailer::expected(self.file.file_bytes())
+    }
+
+    /// Whether a digest is missing from what a server sent as a snapshot.
+    ///
+    /// A snapshot ends at its high-water mark, and its two meta records differ in nothing but their transaction id,
+    /// the first being one ahead. A member's own database has neither in common with it, but by rare chance.
+    pub fn lost_its_trailer(&self) -> bool {
+        let same_tree = |first: &Meta, second: &Meta| Meta { txid: first.txid, ..*second } == *first;
+        match self.file.metas() {
+            [Ok(first), Ok(second)] => {
+                !self.has_trailer()
+                    && self.file.file_bytes() == self.file.used_bytes()
+                    && same_tree(first, second)
+                    && first.txid == second.txid.wrapping_add(1)
+            }
+            _ => false,
+        }
+    }
+
+    /// Reads everything once. `prepare` is called when the outline is known, `visitor` makes one for each worker.
+    ///
+    /// Where the file changes under the reader the pass is made anew, three times at most.
+    pub fn pass<P: Sync, V: Visitor>(
+        &mut self,
+        options: PassOptions<'_>,
+        prepare: impl Fn(&PageFile, &Outline) -> P + Sync,
+        visitor: impl Fn(&P) -> V + Sync,
+    ) -> Result<Pass<V>, ReadError> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build()?;
+        for tries_left in (0..TRIES).rev() {
+            let before = self.file.meta().txid;
+            let uniform = pool.install(|| self.attempt(options, Depth::Uniform, &prepare, &visitor))?;
+            let pass = match uniform {
+                None => pool.install(|| self.attempt(options, Depth::Unknown, &prepare, &visitor))?,
+                some => some,
+            };
+            let unsteady = self.file.current_txid()? != Some(before);
+            match pass {
+                Some(pass) if tries_left == 0 || !unsteady => return Ok(Pass { unsteady, ..pass }),
+                _ => self.file = PageFile::open(self.file.file().try_clone()?)?,
+            }
+        }
+        Err(ReadError::Changing)
+    }
+
+    /// One try; none if the tree turned out not to be uniform.
+    fn attempt<P: Sync, V: Visitor>(
+        &self,
+        options: PassOptions<'_>,
+        depth: Depth,
+        prepare: &(impl Fn(&PageFile, &Outline) -> P + Sync),
+        visitor: &(impl Fn(&P) -> V + Sync),
+    ) -> Result<Option<Pass<V>>, ReadError> {
+        let digests = Mutex::new(None);
+        let mut result = None;
+        rayon::scope(|scope| {
+            if options.digest {
+                scope.spawn(|_| {
+                    let hashed = digest::digests(self.file.file(), self.file.file_bytes(), options.progress);
+                    store(&digests, hashed);
+                });
+            }
+            result = Some(self.read(options, depth, prepare, visitor));
+        });
+        let digests = digests.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).transpose()?;
+        let pass = result.transpose()?.flatten();
+        Ok(pass.map(|pass| Pass { digests, ..pass }))
+    }
+
+    fn read<P: Sync, V: Visitor>(
+        &self,
+        options: PassOptions<'_>,
+        depth: Depth,
+        prepare: &(impl Fn(&PageFile, &Outline) -> P + Sync),
+        visitor: &(impl Fn(&P) -> V + Sync),
+    ) -> Result<Option<Pass<V>>, ReadError> {
+        let mut checker = Checker::new(&self.file);
+        let outline = outline(&self.file, &mut checker, depth)?;
+        let prepared = prepare(&self.file, &outline);
+        let visitors = match &outline.key {
+            KeyBucket::Inline(bucket) => vec![inline(bucket, &mut checker.faults, visitor(&prepared))],
+            KeyBucket::Tree(layout) => {
+                let scan = Scan::new(&self.file, layout, &checker.reached);
+                let (visitors, faults) = work(&scan, options.progress, || visitor(&prepared));
+                if scan.not_uniform() {
+                    return Ok(None);
+                }
+                checker.faults.append(faults);
+                visitors
+            }
+        };
+        let outcome = checker.finish();
+        let (faults, free_pages) = (outcome.faults, outcome.free_pages);
+        Ok(Some(Pass { outline, visitors, digests: None, faults, free_pages, unsteady: false }))
+    }
+}
+
+impl Outline {
+    /// The leaf pages of the `key` bucket in key order; none where it is so small that it has no page of its own.
+    pub fn leaves(&self) -> Option<&Leaves> {
+        match &self.key {
+            KeyBucket::Tree(layout) => Some(layout.leaves()),
+            KeyBucket::Inline(_) => None,
+        }
+    }
+
+    /// The whole snapshot digest, given the checksum of the `key` bucket's pairs.
+    pub fn snapshot_hash(&self, key_pairs: Crc) -> u32 {
+        let mut hash = self.before_key;
+        hash.add(schema::KEY);
+        hash.join(key_pairs);
+        hash.join(self.behind_key);
+        hash.value
+    }
+}
+
+fn store<T>(slot: &Mutex<Option<T>>, value: T) {
+    *slot.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(value);
+}
+
+/// Runs as many workers as the current pool has threads; those that find nothing left to do end at once.
+fn work<V: Visitor>(
+    scan: &Scan<'_>,
+    progress: &(dyn Fn(u64) + Sync),
+    visitor: impl Fn() -> V + Sync,
+) -> (Vec<V>, Faults) {
+    let done = Mutex::new((Vec::new(), Faults::new()));
+    rayon::scope(|scope| {
+        for _ in 0..rayon::current_num_threads() {
+            scope.spawn(|_| {
+                let mut own = visitor();
+                let faults = scan.work(&mut own, progress);
+                let mut done = done.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                done.0.push(own);
+                done.1.append(faults);
+            });
+        }
+    });
+    done.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Reads everything but the records: the small buckets whole, of the `key` bucket where its leaves are.
+fn outline(file: &PageFile, checker: &mut Checker<'_>, depth: Depth) -> Result<Outline, ReadError> {
+    let mut meta = StoreMeta::default();
+    let (mut before_key, mut behind_key) = (Crc::default(), Crc::default());
+    let mut key = None;
+    let mut has_meta = false;
+    for (name, bucket) in checker.top_level() {
+        has_meta |= name == schema::META;
+        if name == schema::KEY {
+            key = Some(bucket);
+            continue;
+        }
+        let crc = if key.is_none() { &mut before_key } else { &mut behind_key };
+        crc.add(&name);
+        checker.bucket(&bucket, &mut |pair, _| {
+            crc.add(pair.element.key);
+            if !pair.element.is_bucket {
+                crc.add(pair.element.value);
+                meta.note(&name, pair.element.key, pair.element.value);
+            }
+        });
+    }
+    let Some(bucket) = key else {
+        let faults = std::mem::take(&mut checker.faults);
+        return Err(ReadError::NoKeyBucket(faults.into_sorted()));
+    };
+    if !has_meta {
+        let detail = "has no bucket `meta`, which every etcd makes and without which none starts";
+        checker.faults.push(Fault::file(SCHEMA_FAULT, detail));
+    }
+    let key = match bucket.root {
+        BucketRoot::Page(root) => {
+            let leaves = leaves::find(file, root, depth, &checker.reached, &mut checker.faults);
+            KeyBucket::Tree(Layout::new(file, leaves, &mut checker.faults))
+        }
+        BucketRoot::Inline(_) => KeyBucket::Inline(bucket),
+    };
+    Ok(Outline { meta, before_key, behind_key, key })
+}
+
+/// Visits the records of a store that is so small that its `key` bucket is inline.
+fn inline<V: Visitor>(bucket: &Bucket, faults: &mut Faults, mut visitor: V) -> V {
+    let BucketRoot::Inline(bytes) = &bucket.root else { return visitor };
+    let page = bucket.parent_page;
+    if let Some(elements) = faults.note(inline_elements(page, bytes)) {
+        let mut content = Faults::new();
+        leaf::pairs(page, &elements, leaf::Bounds::default(), faults, |index, element| {
+            scan::visit(page, 0, index, &element, &mut content, &mut visitor);
+        });
+        faults.append(content);
+    }
+    visitor
+}

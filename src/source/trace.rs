@@ -1,0 +1,160 @@
+//! What every record leaves behind, so that its place among the records of its key can be told at the end.
+//!
+//! The store is in the order of revisions, read in the order of the file, by several workers: which record is the
+//! newest of its key shows only when all were seen. So each leaves a trace of 24 bytes: a digest of its key, its place,
+//! and a tag that the reader chose. Traces are settled by sorting them, partition by partition.
+//!
+//! The digest has 128 bits under a key drawn anew for each run, so nobody can prepare a store in which two keys meet.
+
+use std::hash::Hasher;
+
+use rayon::prelude::*;
+use siphasher::sip128::{Hasher128, SipHasher13};
+
+use super::Place;
+
+/// Tags are smaller than this.
+pub const TAGS: u32 = 1 << 20;
+
+/// Traces are settled in so many partitions, so that sorting stays in the processor's cache.
+const PARTITIONS: usize = 64;
+
+/// Traces per allocation. Growing in blocks means that no doubling ever holds twice the memory.
+const BLOCK: usize = 512;
+
+const INDEX_BITS: u32 = 16;
+const TAG_BITS: u32 = 20;
+
+/// The key under which keys are digested; one for each run.
+#[derive(Clone, Copy)]
+pub struct TraceKey(SipHasher13);
+
+impl TraceKey {
+    /// A key nobody knows.
+    pub fn random() -> Result<Self, getrandom::Error> {
+        let mut key = [0; 16];
+        getrandom::fill(&mut key)?;
+        Ok(Self(SipHasher13::new_with_key(&key)))
+    }
+
+    fn digest(&self, key: &[u8]) -> u128 {
+        let mut hasher = self.0;
+        hasher.write(key);
+        hasher.finish128().as_u128()
+    }
+}
+
+/// What a record leaves behind. Traces order by key, then by revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Trace {
+    high: u64,
+    low: u64,
+    /// The leaf's ordinal, the index on it, the tag.
+    packed: u64,
+}
+
+impl Trace {
+    fn new(digest: u128, place: Place, tag: u32) -> Self {
+        let packed = u64::from(place.leaf) << (INDEX_BITS + TAG_BITS)
+            | u64::from(place.index) << TAG_BITS
+            | u64::from(tag.min(TAGS - 1));
+        Self { high: (digest >> 64) as u64, low: digest as u64, packed }
+    }
+
+    /// Where the record stands.
+    pub fn place(&self) -> Place {
+        let leaf = (self.packed >> (INDEX_BITS + TAG_BITS)) as u32;
+        Place { leaf, index: (self.packed >> TAG_BITS) as u16 }
+    }
+
+    /// What the reader said of it.
+    pub fn tag(&self) -> u32 {
+        self.packed as u32 & (TAGS - 1)
+    }
+
+    fn same_key(&self, other: &Self) -> bool {
+        (self.high, self.low) == (other.high, other.low)
+    }
+}
+
+/// The traces that one worker gathers.
+pub struct Traces {
+    key: TraceKey,
+    partitions: Vec<Vec<Vec<Trace>>>,
+}
+
+impl Traces {
+    /// None yet.
+    pub fn new(key: TraceKey) -> Self {
+        Self { key, partitions: (0..PARTITIONS).map(|_| Vec::new()).collect() }
+    }
+
+    /// Leaves a trace of a record of `key`. Tags of [`TAGS`] and more count as the greatest one.
+    pub fn leave(&mut self, key: &[u8], place: Place, tag: u32) {
+        let trace = Trace::new(self.key.digest(key), place, tag);
+        let Some(blocks) = self.partitions.get_mut((trace.high >> 58) as usize) else { return };
+        match blocks.last_mut() {
+            Some(block) if block.len() < BLOCK => block.push(trace),
+            _ => {
+                let mut block = Vec::with_capacity(BLOCK);
+                block.push(trace);
+                blocks.push(block);
+            }
+        }
+    }
+}
+
+/// Puts the workers' traces together and gives each key's records, oldest first, to `visit`.
+///
+/// The partitions are settled in parallel, each into an accumulator of its own, in no particular order of keys.
+pub fn settle<A: Send>(
+    workers: Vec<Traces>,
+    new: impl Fn() -> A + Sync,
+    visit: impl Fn(&mut A, &[Trace]) + Sync,
+) -> Vec<A> {
+    let mut partitions: Vec<Vec<Vec<Trace>>> = (0..PARTITIONS).map(|_| Vec::new()).collect();
+    for worker in workers {
+        for (all, own) in partitions.iter_mut().zip(worker.partitions) {
+            all.extend(own);
+        }
+    }
+    let settle_one = |blocks: Vec<Vec<Trace>>| {
+        let mut traces = blocks.concat();
+        drop(blocks);
+        traces.sort_unstable();
+        let mut settled = new();
+        traces.chunk_by(Trace::same_key).for_each(|records| visit(&mut settled, records));
+        settled
+    };
+    partitions.into_par_iter().map(settle_one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_come_back_by_key_in_the_order_of_their_places() {
+        let key = TraceKey::random().unwrap();
+        let mut workers = [Traces::new(key), Traces::new(key)];
+        for leaf in (0..3000_u32).rev() {
+            let name = format!("/registry/{}", leaf % 7);
+            workers[leaf as usize % 2].leave(name.as_bytes(), Place { leaf, index: 3 }, leaf % 7);
+        }
+        let groups = settle(workers.into(), Vec::new, |groups, records| groups.push(records.to_vec()));
+        let groups: Vec<_> = groups.into_iter().flatten().collect();
+        assert_eq!(groups.len(), 7);
+        for group in groups {
+            assert!(group.is_sorted_by_key(Trace::place));
+            assert!(group.iter().all(|trace| trace.tag() == group[0].tag() && trace.place().leaf % 7 == trace.tag()));
+        }
+    }
+
+    #[test]
+    fn a_trace_takes_24_bytes_and_keeps_its_extremes() {
+        assert_eq!(size_of::<Trace>(), 24);
+        let place = Place { leaf: (1 << 28) - 1, index: u16::MAX };
+        let trace = Trace::new(u128::MAX, place, TAGS - 1);
+        assert_eq!((trace.place(), trace.tag()), (place, TAGS - 1));
+    }
+}
