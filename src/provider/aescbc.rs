@@ -1,0 +1,195 @@
+//! AES-CBC with PKCS #7 padding and no authentication.
+//!
+//! ```text
+//! body := IV (16 bytes) || AES-CBC(plaintext || padding)
+//! ```
+//!
+//! Nothing binds a value to its etcd key, and a wrong key passes the padding check about once in 255 times, so an opened
+//! value is proved only by what it holds. Upstream takes padding lengths up to 255, and so does this reader.
+//!
+//! Upstream: `kubernetes/apiserver`, `pkg/storage/value/encrypt/aes/aes.go`, type `cbc`.
+
+use aes::{Aes128, Aes192, Aes256};
+use cbc::cipher::array::Array;
+use cbc::cipher::consts::U16;
+use cbc::cipher::{BlockCipherDecrypt, BlockCipherEncrypt, BlockModeDecrypt, BlockModeEncrypt, InnerIvInit, KeyInit};
+use cbc::{Decryptor, Encryptor};
+
+use super::fault::Fault;
+use super::plaintext::Plaintext;
+
+/// The length of the IV in front of the blocks.
+pub const IV_BYTES: usize = 16;
+
+/// The length of a block.
+const BLOCK_BYTES: usize = 16;
+
+type Block = Array<u8, U16>;
+
+/// A key with its schedule computed.
+pub struct AesCbc(Schedule);
+
+enum Schedule {
+    Aes128(Aes128),
+    Aes192(Aes192),
+    Aes256(Aes256),
+}
+
+impl AesCbc {
+    /// `None` if the key has not 16, 24 or 32 bytes.
+    pub fn new(key: &[u8]) -> Option<Self> {
+        let schedule = match key.len() {
+            16 => Schedule::Aes128(Aes128::new_from_slice(key).ok()?),
+            24 => Schedule::Aes192(Aes192::new_from_slice(key).ok()?),
+            32 => Schedule::Aes256(Aes256::new_from_slice(key).ok()?),
+            _ => return None,
+        };
+        Some(Self(schedule))
+    }
+
+    /// Opens a body into `scratch` and tells how many bytes there are plaintext.
+    ///
+    /// # Errors
+    ///
+    /// In upstream's order: too short, not whole blocks, no block, no padding length, uneven padding.
+    pub fn open(&self, body: &[u8], scratch: &mut Plaintext) -> Result<usize, Fault> {
+        let (iv, sealed) = body.split_first_chunk::<IV_BYTES>().ok_or(Fault::TooShort)?;
+        let (sealed_blocks, torn) = Block::slice_as_chunks(sealed);
+        if !torn.is_empty() {
+            return Err(Fault::NotBlocks);
+        }
+        if sealed_blocks.is_empty() {
+            return Err(Fault::NoBlocks);
+        }
+        let opened = scratch.room(sealed.len());
+        let (opened_blocks, _) = Block::slice_as_chunks_mut(opened);
+        match &self.0 {
+            Schedule::Aes128(aes) => decrypt(aes, iv, sealed_blocks, opened_blocks),
+            Schedule::Aes192(aes) => decrypt(aes, iv, sealed_blocks, opened_blocks),
+            Schedule::Aes256(aes) => decrypt(aes, iv, sealed_blocks, opened_blocks),
+        }
+        without_padding(opened)
+    }
+
+    /// Appends the body for `plaintext` to `out`. An IV must be random and never serve twice.
+    pub fn seal(&self, plaintext: &[u8], iv: &[u8; IV_BYTES], out: &mut Vec<u8>) {
+        let padding = BLOCK_BYTES - plaintext.len() % BLOCK_BYTES;
+        // Reserved beforehand, since a buffer that moves would leave plaintext behind.
+        out.reserve(IV_BYTES + plaintext.len() + padding);
+        out.extend_from_slice(iv);
+        let start = out.len();
+        out.extend_from_slice(plaintext);
+        out.extend(std::iter::repeat_n(padding as u8, padding));
+        let (blocks, _) = Block::slice_as_chunks_mut(out.get_mut(start..).unwrap_or_default());
+        match &self.0 {
+            Schedule::Aes128(aes) => encrypt(aes, iv, blocks),
+            Schedule::Aes192(aes) => encrypt(aes, iv, blocks),
+            Schedule::Aes256(aes) => encrypt(aes, iv, blocks),
+        }
+    }
+}
+
+/// Decrypts all blocks in one call, which lets the cipher work on several at once.
+fn decrypt<C: BlockCipherDecrypt<BlockSize = U16>>(
+    aes: &C,
+    iv: &[u8; IV_BYTES],
+    sealed: &[Block],
+    opened: &mut [Block],
+) {
+    // Refused only for unequal lengths; both are of the same number of blocks.
+    let _ = Decryptor::inner_iv_init(aes, iv.into()).decrypt_blocks_b2b(sealed, opened);
+}
+
+fn encrypt<C: BlockCipherEncrypt<BlockSize = U16>>(aes: &C, iv: &[u8; IV_BYTES], blocks: &mut [Block]) {
+    Encryptor::inner_iv_init(aes, iv.into()).encrypt_blocks(blocks);
+}
+
+/// The length without padding. The last byte may claim up to 255 bytes, more than PKCS #7 allows, as upstream has it.
+fn without_padding(opened: &[u8]) -> Result<usize, Fault> {
+    let padding = opened.last().copied().unwrap_or_default();
+    let plaintext = match opened.len().checked_sub(usize::from(padding)) {
+        Some(bytes) if padding != 0 => bytes,
+        _ => return Err(Fault::NotPadded),
+    };
+    let even = opened.iter().skip(plaintext).all(|&byte| byte == padding);
+    if even { Ok(plaintext) } else { Err(Fault::Padding) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::vectors::{KEY_32, hex};
+    use super::*;
+
+    const IV: [u8; 16] =
+        [0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x19, 0x1a, 0x1b, 0x1c, 0x1d, 0x1e, 0x1f];
+
+    fn open(key: &[u8], body: &[u8]) -> Result<Vec<u8>, Fault> {
+        let mut scratch = Plaintext::new();
+        let bytes = AesCbc::new(key).unwrap().open(body, &mut scratch)?;
+        Ok(scratch.opened(bytes).to_vec())
+    }
+
+    /// Seals blocks as they are, without adding padding.
+    fn seal_blocks(key: &[u8; 32], plain: &[u8]) -> Vec<u8> {
+        let mut blocks: Vec<Block> = Block::slice_as_chunks(plain).0.to_vec();
+        encrypt(&Aes256::new(key.into()), &IV, &mut blocks);
+        [&IV[..], Block::slice_as_flattened(&blocks)].concat()
+    }
+
+    #[test]
+    fn known_answers_open_and_seal() {
+        for (plaintext, sealed) in [
+            (&b"hello etcd"[..], "101112131415161718191a1b1c1d1e1fc60dd24bfd5a1b371590590d7d692f8e"),
+            (b"", "101112131415161718191a1b1c1d1e1f5a6e045708fb7196f02e553d02c3a692"),
+        ] {
+            assert_eq!(open(&KEY_32, &hex(sealed)).unwrap(), plaintext);
+            let mut out = Vec::new();
+            AesCbc::new(&KEY_32).unwrap().seal(plaintext, &IV, &mut out);
+            assert_eq!(out, hex(sealed));
+        }
+    }
+
+    #[test]
+    fn only_three_key_lengths_are_keys() {
+        let lengths: Vec<usize> = (0..64).filter(|&bytes| AesCbc::new(&vec![0; bytes]).is_some()).collect();
+        assert_eq!(lengths, [16, 24, 32]);
+    }
+
+    #[test]
+    fn faults_come_in_upstreams_order() {
+        assert_eq!(open(&KEY_32, &[0; 15]), Err(Fault::TooShort));
+        assert_eq!(open(&KEY_32, &[0; 17]), Err(Fault::NotBlocks));
+        assert_eq!(open(&KEY_32, &[0; 16]), Err(Fault::NoBlocks));
+        assert_eq!(open(&KEY_32, &seal_blocks(&KEY_32, &[0; 16])), Err(Fault::NotPadded));
+        assert_eq!(open(&KEY_32, &seal_blocks(&KEY_32, &[17; 16])), Err(Fault::NotPadded));
+        let uneven = [[9; 12].as_slice(), &[4, 3, 4, 4]].concat();
+        assert_eq!(open(&KEY_32, &seal_blocks(&KEY_32, &uneven)), Err(Fault::Padding));
+    }
+
+    #[test]
+    fn padding_beyond_a_block_is_taken_as_upstream_takes_it() {
+        let long = [[7; 1].as_slice(), &[255; 255]].concat();
+        assert_eq!(open(&KEY_32, &seal_blocks(&KEY_32, &long)).unwrap(), [7]);
+        assert_eq!(open(&KEY_32, &seal_blocks(&KEY_32, &[32; 32])).unwrap(), b"");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_sealed_opens(
+            key in prop_oneof![Just(16), Just(24), Just(32)].prop_flat_map(|n| prop::collection::vec(any::<u8>(), n)),
+            plaintext in prop::collection::vec(any::<u8>(), 0..700),
+            iv: [u8; 16],
+        ) {
+            let mut out = Vec::new();
+            AesCbc::new(&key).unwrap().seal(&plaintext, &iv, &mut out);
+            prop_assert_eq!(open(&key, &out).unwrap(), plaintext);
+        }
+
+        #[test]
+        fn no_body_panics(body in prop::collection::vec(any::<u8>(), 0..100)) {
+            let _ = open(&KEY_32, &body);
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The envelope of KMS v2: a protobuf message around an AES-GCM body.
+//!
+//! | field | name | type |
+//! |---|---|---|
+//! | 1 | encryptedData | bytes, not empty |
+//! | 2 | keyID | string of 1 to 1024 bytes |
+//! | 3 | encryptedDEKSource | bytes, 1 to 1024 of them |
+//! | 4 | annotations | map of string to bytes |
+//! | 5 | encryptedDEKSourceType | 0 a key, 1 a seed; absent is 0 |
+//!
+//! ```text
+//! encryptedData := an aesgcm body                        source type 0: under the DEK
+//!                | INFO (32 bytes) || an aesgcm body     source type 1: under HKDF-Expand(seed, INFO)
+//! ```
+//!
+//! The derivation is expand only: the seed is the pseudorandom key, and there is no salt.
+//!
+//! Upstream: `kubernetes/apiserver`, `pkg/storage/value/encrypt/envelope/kmsv2`, and
+//! `pkg/storage/value/encrypt/aes/aes_extended_nonce.go`.
+
+use hkdf::Hkdf;
+use sha2::Sha256;
+use zeroize::Zeroizing;
+
+use super::super::aesgcm::{AesGcm, NONCE_BYTES};
+use super::super::fault::{Fault, SealError};
+use super::super::plaintext::Plaintext;
+use super::super::spec::KmsVersion;
+use super::wire::{self, Value};
+use super::{Annotations, DekRequest, DekSource, EnvelopeError};
+
+/// The bytes in front of the body that the key is derived with.
+pub const INFO_BYTES: usize = 32;
+
+/// The length of a derived key.
+const DERIVED_KEY_BYTES: usize = 32;
+
+/// The most bytes of a wrapped DEK, and of a key id.
+const MAX_FIELD_BYTES: usize = 1024;
+
+/// An envelope, parsed and checked as upstream checks it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope<'v> {
+    /// The sealed value, with INFO in front if the DEK is a seed.
+    pub encrypted_data: &'v [u8],
+    /// The plugin's name for the key that wrapped the DEK.
+    pub key_id: &'v str,
+    /// What the plugin made of the DEK.
+    pub encrypted_dek: &'v [u8],
+    /// What the plugin wants back with it.
+    pub annotations: Annotations<'v>,
+    /// What the DEK is used for.
+    pub source: DekSource,
+}
+
+/// The message as it is on the wire, nothing checked.
+struct Message<'v> {
+    encrypted_data: &'v [u8],
+    key_id: &'v str,
+    encrypted_dek: &'v [u8],
+    annotations: Annotations<'v>,
+    source_type: i32,
+}
+
+impl<'v> Envelope<'v> {
+    /// Parses a body, which is what follows the provider's name and its colon.
+    ///
+    /// # Errors
+    ///
+    /// In upstream's order: wire format, source type, data, wrapped DEK, key id, annotations.
+    pub fn parse(body: &'v [u8]) -> Result<Self, EnvelopeError> {
+        let message = Message::parse(body)?;
+        let source = match message.source_type {
+            0 => DekSource::Key,
+            1 => DekSource::Seed,
+            unknown => return Err(EnvelopeError::SourceType(unknown)),
+        };
+        if message.encrypted_data.is_empty() {
+            return Err(EnvelopeError::NoData);
+        }
+        match message.encrypted_dek.len() {
+            0 => return Err(EnvelopeError::NoDek),
+            1..=MAX_FIELD_BYTES => {}
+            bytes => return Err(EnvelopeError::LongDek(bytes)),
+        }
+        match message.key_id.len() {
+            0 => return Err(EnvelopeError::NoKeyId),
+            1..=MAX_FIELD_BYTES => {}
+            bytes => return Err(EnvelopeError::LongKeyId(bytes)),
+        }
+        message.annotations.validate()?;
+        let Message { encrypted_data, key_id, encrypted_dek, annotations, .. } = message;
+        Ok(Self { encrypted_data, key_id, encrypted_dek, annotations, source })
+    }
+
+    /// Appends the body to `out`, with fields and annotations in ascending order.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        wire::write_bytes(1, self.encrypted_data, out);
+        wire::write_bytes(2, self.key_id.as_bytes(), out);
+        wire::write_bytes(3, self.encrypted_dek, out);
+        for (key, value) in self.annotations.iter() {
+            let mut entry = Vec::new();
+            wire::write_bytes(1, key.as_bytes(), &mut entry);
+            wire::write_bytes(2, value, &mut entry);
+            wire::write_bytes(4, &entry, out);
+        }
+        if self.source == DekSource::Seed {
+            wire::write_number(5, 1, out);
+        }
+    }
+
+    /// What the plugin called `provider` must be asked.
+    pub fn request(&self, provider: &'v str) -> DekRequest<'v> {
+        DekRequest {
+            provider,
+            version: KmsVersion::V2,
+            source: self.source,
+            encrypted_dek: self.encrypted_dek,
+            key_id: self.key_id,
+            annotations: self.annotations.clone(),
+        }
+    }
+}
+
+impl<'v> Message<'v> {
+    fn parse(mut rest: &'v [u8]) -> Result<Self, EnvelopeError> {
+        let annotations = Annotations::none();
+        let mut message = Self { encrypted_data: &[], key_id: "", encrypted_dek: &[], annotations, source_type: 0 };
+        while !rest.is_empty() {
+            let (number, value, behind) = wire::field(rest).ok_or(EnvelopeError::Wire)?;
+            match (number, value) {
+                (1, Value::Bytes(bytes)) => message.encrypted_data = bytes,
+                (2, Value::Bytes(bytes)) => message.key_id = text(bytes)?,
+                (3, Value::Bytes(bytes)) => message.encrypted_dek = bytes,
+                (4, Value::Bytes(bytes)) => {
+                    let (key, value) = annotation(bytes)?;
+                    message.annotations.push(key, value);
+                }
+                // An enum has 32 bits, and upstream drops the others.
+                (5, Value::Varint(number)) => message.source_type = number as i32,
+                // Unknown fields are passed over, and so are known ones of another wire type.
+                _ => {}
+            }
+            rest = behind;
+        }
+        message.annotations.settle();
+        Ok(message)
+    }
+}
+
+/// One entry of the map. Either half may be missing; then it is empty.
+fn annotation(mut rest: &[u8]) -> Result<(&str, &[u8]), EnvelopeError> {
+    let (mut key, mut held) = ("", &[][..]);
+    while !rest.is_empty() {
+        let (number, value, behind) = wire::field(rest).ok_or(EnvelopeError::Wire)?;
+        match (number, value) {
+            (1, Value::Bytes(bytes)) => key = text(bytes)?,
+            (2, Value::Bytes(bytes)) => held = bytes,
+            _ => {}
+        }
+        rest = behind;
+    }
+    Ok((key, held))
+}
+
+fn text(bytes: &[u8]) -> Result<&str, EnvelopeError> {
+    std::str::from_utf8(bytes).map_err(|_| EnvelopeError::Utf8)
+}
+
+/// A seed, ready to derive keys.
+pub struct Seed(Hkdf<Sha256>);
+
+impl Seed {
+    /// `None` if it has fewer than 32 bytes.
+    pub fn new(seed: &[u8]) -> Option<Self> {
+        Hkdf::from_prk(seed).ok().map(Self)
+    }
+
+    /// The key for one INFO.
+    fn derive(&self, info: &[u8; INFO_BYTES]) -> Option<Zeroizing<[u8; DERIVED_KEY_BYTES]>> {
+        let mut key = Zeroizing::new([0; DERIVED_KEY_BYTES]);
+        self.0.expand(info, key.as_mut()).ok()?;
+        Some(key)
+    }
+
+    /// Opens encrypted data of source type 1 into `scratch` and tells how many bytes there are plaintext.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::TooShort`] without whole INFO and nonce, else [`Fault::Authentication`].
+    pub fn open(&self, aad: &[u8], encrypted_data: &[u8], scratch: &mut Plaintext) -> Result<usize, Fault> {
+        let (info, body) = encrypted_data.split_first_chunk::<INFO_BYTES>().ok_or(Fault::TooShort)?;
+        // Deriving fails only for keys of more than 255 digests.
+        let key = self.derive(info).ok_or(Fault::Authentication)?;
+        AesGcm::new(key.as_ref()).ok_or(Fault::Authentication)?.open(aad, body, scratch)
+    }
+
+    /// Appends encrypted data of source type 1 to `out`. INFO and nonce must be random.
+    ///
+    /// # Errors
+    ///
+    /// [`SealError::TooLong`] as for AES-GCM.
+    pub fn seal(
+        &self,
+        aad: &[u8],
+        plaintext: &[u8],
+        info: &[u8; INFO_BYTES],
+        nonce: &[u8; NONCE_BYTES],
+        out: &mut Vec<u8>,
+    ) -> Result<(), SealError> {
+        let cipher = self.derive(info).and_then(|key| AesGcm::new(key.as_ref()));
+        let cipher = cipher.ok_or(SealError::TooLong(plaintext.len()))?;
+        let before = out.len();
+        out.reserve(INFO_BYTES + plaintext.len() + 28);
+        out.extend_from_slice(info);
+        cipher.seal(aad, plaintext, nonce, out).inspect_err(|_| out.truncate(before))
+    }
+}
+
+#[cfg(test)]
+mod tests;
