@@ -1,0 +1,206 @@
+//! Storage protobuf: the envelope and the object's metadata.
+//!
+//! ```text
+//! "k8s\0" || Unknown  { 1: TypeMeta { 1: apiVersion, 2: kind }, 2: raw, 3: contentEncoding, 4: contentType }
+//! raw      = object   { 1: ObjectMeta { 1: name, 3: namespace, 5: uid, .. }, .. }
+//! ```
+//!
+//! Every persisted type has ObjectMeta as field 1. API servers emit empty strings too, so that fields 3 and 4
+//! always end a value (`1A 00 22 00`) and every ObjectMeta has a uid field; a value without them is cut off.
+//!
+//! The parsers are nom's; a fault leaves with its offset. Groups (wire types 3 and 4) are refused, no
+//! Kubernetes type has any.
+
+use std::borrow::Cow;
+
+use nom::bytes::complete::take;
+use nom::error::{Error, ErrorKind};
+use nom::number::complete::u8 as byte;
+use nom::{Err, IResult};
+
+use super::{Encoding, Identity, PayloadError};
+
+/// What every protobuf value begins with.
+pub(super) const MAGIC: &[u8] = b"k8s\0";
+
+const VARINT: u8 = 0;
+const FIXED64: u8 = 1;
+const LENGTH_DELIMITED: u8 = 2;
+const FIXED32: u8 = 5;
+
+/// A field's number, wire type and, where it is length-delimited, its bytes.
+struct Field<'p> {
+    number: u64,
+    wire: u8,
+    bytes: &'p [u8],
+}
+
+/// Reads the whole value.
+pub(super) fn identify(plain: &[u8]) -> Result<Identity<'_>, PayloadError> {
+    let reader = Reader { whole: plain };
+    let mut type_meta = None;
+    let mut raw = None;
+    let (mut has_encoding, mut has_type) = (false, false);
+    reader.fields(plain.get(MAGIC.len()..).unwrap_or(&[]), |field| match (field.number, field.wire) {
+        (1, LENGTH_DELIMITED) => once(&mut type_meta, field.bytes),
+        (2, LENGTH_DELIMITED) => once(&mut raw, field.bytes),
+        (3, LENGTH_DELIMITED) => first_time(&mut has_encoding),
+        (4, LENGTH_DELIMITED) => first_time(&mut has_type),
+        (1..=4, _) => Err("wrong wire type"),
+        _ => Ok(()),
+    })?;
+    let missing = |field| PayloadError::Missing { encoding: Encoding::Protobuf, field };
+    let type_meta = type_meta.ok_or(missing("typeMeta"))?;
+    let raw = raw.ok_or(missing("raw"))?;
+    if !has_encoding || !has_type {
+        return Err(reader.fault_at_end("the envelope's end is missing"));
+    }
+    let (api_version, kind) = reader.type_meta(type_meta)?;
+    let (name, namespace) = reader.object(raw)?;
+    Ok(Identity { api_version, kind, name, namespace })
+}
+
+/// Parts of one value; knows where each lies.
+struct Reader<'p> {
+    whole: &'p [u8],
+}
+
+impl<'p> Reader<'p> {
+    fn type_meta(&self, message: &'p [u8]) -> Result<(Cow<'p, str>, Cow<'p, str>), PayloadError> {
+        let (mut api_version, mut kind) = (None, None);
+        self.fields(message, |field| match (field.number, field.wire) {
+            (1, LENGTH_DELIMITED) => once(&mut api_version, text(field.bytes)?),
+            (2, LENGTH_DELIMITED) => once(&mut kind, text(field.bytes)?),
+            (1 | 2, _) => Err("wrong wire type"),
+            _ => Ok(()),
+        })?;
+        Ok((api_version.unwrap_or_default().into(), kind.unwrap_or_default().into()))
+    }
+
+    /// The object's own fields, each to its end, and the name and namespace in its metadata.
+    fn object(&self, message: &'p [u8]) -> Result<(Cow<'p, str>, Cow<'p, str>), PayloadError> {
+        let mut metadata = None;
+        self.fields(message, |field| match (field.number, field.wire) {
+            (1, LENGTH_DELIMITED) => once(&mut metadata, field.bytes),
+            (1, _) => Err("no metadata"),
+            _ => Ok(()),
+        })?;
+        let metadata = metadata.ok_or(PayloadError::Missing { encoding: Encoding::Protobuf, field: "metadata" })?;
+        self.object_meta(metadata)
+    }
+
+    fn object_meta(&self, message: &'p [u8]) -> Result<(Cow<'p, str>, Cow<'p, str>), PayloadError> {
+        let (mut name, mut namespace) = (None, None);
+        let mut has_uid = false;
+        self.fields(message, |field| match (field.number, field.wire) {
+            (1, LENGTH_DELIMITED) => once(&mut name, text(field.bytes)?),
+            (3, LENGTH_DELIMITED) => once(&mut namespace, text(field.bytes)?),
+            (5, LENGTH_DELIMITED) => first_time(&mut has_uid),
+            // Strings, times, maps and lists of messages; generation and the grace period are numbers.
+            (2 | 4 | 6 | 8 | 9 | 11..=17, LENGTH_DELIMITED) | (7 | 10, VARINT) => Ok(()),
+            (1..=17, _) => Err("wrong wire type"),
+            _ => Ok(()),
+        })?;
+        if !has_uid {
+            // The metadata of a list or a status, which begins with strings of another meaning.
+            return Err(self.fault_at(message, "no object metadata"));
+        }
+        Ok((name.unwrap_or_default().into(), namespace.unwrap_or_default().into()))
+    }
+
+    /// Reads a message to its end and hands each field to `take`.
+    fn fields(
+        &self,
+        message: &'p [u8],
+        mut take: impl FnMut(Field<'p>) -> Result<(), &'static str>,
+    ) -> Result<(), PayloadError> {
+        let mut rest = message;
+        while !rest.is_empty() {
+            let (next, field) = field(rest).map_err(|error| self.nom_fault(error))?;
+            take(field).map_err(|fault| self.fault_at(rest, fault))?;
+            rest = next;
+        }
+        Ok(())
+    }
+
+    fn nom_fault(&self, error: Err<Error<&'p [u8]>>) -> PayloadError {
+        match error {
+            Err::Error(error) | Err::Failure(error) => self.fault_at(error.input, wording(error.code)),
+            Err::Incomplete(_) => self.fault_at_end("cut off"),
+        }
+    }
+
+    /// A fault at the start of `part`, which is a slice of the value: how far in is the distance of the two.
+    fn fault_at(&self, part: &[u8], fault: &'static str) -> PayloadError {
+        let offset = part.as_ptr().addr().saturating_sub(self.whole.as_ptr().addr()).min(self.whole.len());
+        PayloadError::Malformed { encoding: Encoding::Protobuf, offset, fault }
+    }
+
+    fn fault_at_end(&self, fault: &'static str) -> PayloadError {
+        PayloadError::Malformed { encoding: Encoding::Protobuf, offset: self.whole.len(), fault }
+    }
+}
+
+fn wording(code: ErrorKind) -> &'static str {
+    match code {
+        ErrorKind::Eof => "cut off",
+        ErrorKind::TooLarge => "a number that is too long",
+        _ => "no protobuf field",
+    }
+}
+
+fn once<T>(slot: &mut Option<T>, value: T) -> Result<(), &'static str> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err("a field twice"),
+    }
+}
+
+fn first_time(seen: &mut bool) -> Result<(), &'static str> {
+    if std::mem::replace(seen, true) { Err("a field twice") } else { Ok(()) }
+}
+
+fn text(bytes: &[u8]) -> Result<&str, &'static str> {
+    std::str::from_utf8(bytes).map_err(|_| "no UTF-8")
+}
+
+/// A tag and what it announces.
+fn field(input: &[u8]) -> IResult<&[u8], Field<'_>> {
+    let (rest, tag) = varint(input)?;
+    let (number, wire) = (tag >> 3, (tag & 7) as u8);
+    if number == 0 || tag > u64::from(u32::MAX) {
+        return Err(Err::Error(Error::new(input, ErrorKind::Tag)));
+    }
+    let (rest, bytes) = match wire {
+        VARINT => {
+            let (rest, _) = varint(rest)?;
+            (rest, &[][..])
+        }
+        FIXED64 => take(8_usize)(rest)?,
+        LENGTH_DELIMITED => {
+            let (rest, length) = varint(rest)?;
+            take(length)(rest)?
+        }
+        FIXED32 => take(4_usize)(rest)?,
+        _ => return Err(Err::Error(Error::new(input, ErrorKind::Tag))),
+    };
+    Ok((rest, Field { number, wire, bytes }))
+}
+
+/// A base-128 number of at most 64 bits.
+fn varint(input: &[u8]) -> IResult<&[u8], u64> {
+    let (mut rest, first) = byte(input)?;
+    let mut value = u64::from(first & 0x7f);
+    let mut last = first;
+    let mut shift = 7;
+    while last & 0x80 != 0 {
+        let (next, more) = byte(rest)?;
+        if shift > 63 || (shift == 63 && more > 1) {
+            return Err(Err::Error(Error::new(input, ErrorKind::TooLarge)));
+        }
+        value |= u64::from(more & 0x7f) << shift;
+        shift += 7;
+        (rest, last) = (next, more);
+    }
+    Ok((rest, value))
+}
