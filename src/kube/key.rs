@@ -296,3 +296,6 @@ fn is_segment(text: &str) -> bool {
 fn is_label(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
 }
+
+#[cfg(test)]
+mod tests;

@@ -263,3 +263,6 @@ fn makes_sense_below(folder: Option<&str>, key: &str) -> bool {
     let rest = folder.and_then(|folder| key.strip_prefix(folder)).and_then(|rest| rest.strip_prefix('/'));
     rest.is_some_and(|rest| below_root(rest, false) != Address::Foreign)
 }
+
+#[cfg(test)]
+mod tests;

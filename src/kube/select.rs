@@ -131,7 +131,7 @@ impl Selection {
     /// [`SelectError::UnknownResource`] for a name that nothing bears.
     pub fn resolve<'s>(
         &self,
-        custom: &CustomResources,
+        custom: &'s CustomResources,
         seen: impl IntoIterator<Item = &'s GroupResource>,
     ) -> Result<Selected, SelectError> {
         let known = Known::new(custom, seen);
