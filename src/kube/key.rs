@@ -226,16 +226,21 @@ pub(super) fn built_in_below(rest: &str) -> Option<(Slot, Option<&str>, &str)> {
 /// part behind it, without the slash between. None where the first segment begins no path.
 fn resolve(rest: &str) -> Option<(Slot, &str)> {
     let mut end = 0;
+    let mut is_first = true;
     loop {
-        end = rest.bytes().skip(end).position(|byte| byte == b'/').map_or(rest.len(), |at| end + at);
+        let from = rest.get(end..)?;
+        end += cut(from).map_or(from.len(), |(segment, _)| segment.len());
         let tail = rest.get(end + 1..).unwrap_or("");
         match table::slot(rest.get(..end)?) {
             // Groups that have built-in resources have custom ones as well: `resolve` leaves those to the
             // rule for a group with a dot.
-            Some(Slot::Branch) if end < rest.len() => end += 1,
+            Some(Slot::Branch) if end < rest.len() => {
+                end += 1;
+                is_first = false;
+            }
             Some(slot) => return Some((slot, tail)),
-            None if rest.get(..end)?.contains('/') && !begins_with_group(rest) => return Some((Slot::Branch, tail)),
-            None => return None,
+            None if is_first || begins_with_group(rest) => return None,
+            None => return Some((Slot::Branch, tail)),
         }
     }
 }
@@ -261,14 +266,14 @@ fn built_in_object<'k>(built_in: &'static BuiltIn, tail: &'k str) -> Option<Obje
 /// as groups of custom resources must and plurals of built-in ones never do; otherwise a built-in resource
 /// of a newer release.
 fn unlisted_object(rest: &str, openshift: bool) -> Option<ObjectKey<'_>> {
-    let (first, tail) = rest.split_once('/')?;
-    let (group, resource, tail, known) = if first.contains('.') {
-        let (plural, tail) = tail.split_once('/')?;
+    let (first, tail) = cut(rest)?;
+    let (group, resource, tail, known) = if first.bytes().any(|byte| byte == b'.') {
+        let (plural, tail) = cut(tail)?;
         (first, plural, tail, Known::Custom)
     } else {
         ("", first, tail, Known::Unknown)
     };
-    if !is_label(resource) || !group.split('.').all(|label| group.is_empty() || is_label(label)) {
+    if !is_label(resource) || (known == Known::Custom && !is_group(group)) {
         return None;
     }
     let (namespace, name) = scope(tail)?;
@@ -278,12 +283,9 @@ fn unlisted_object(rest: &str, openshift: bool) -> Option<ObjectKey<'_>> {
 
 /// Splits what follows a resource's path: a name, or a namespace and a name.
 fn scope(tail: &str) -> Option<(Option<&str>, &str)> {
-    match tail.bytes().position(|byte| byte == b'/') {
+    match cut(tail) {
         None => is_segment(tail).then_some((None, tail)),
-        Some(at) => {
-            let (namespace, name) = (tail.get(..at)?, tail.get(at + 1..)?);
-            (is_segment(namespace) && is_segment(name)).then_some((Some(namespace), name))
-        }
+        Some((namespace, name)) => (is_segment(namespace) && is_segment(name)).then_some((Some(namespace), name)),
     }
 }
 
@@ -292,9 +294,31 @@ fn is_segment(text: &str) -> bool {
     !matches!(text, "" | "." | "..") && !text.bytes().any(|byte| byte == b'/')
 }
 
-/// Whether this can be a plural or a part of a group: a DNS label.
+/// The parts before and behind the first slash.
+fn cut(text: &str) -> Option<(&str, &str)> {
+    // Segments are short: a plain loop is quicker than a search that has to be set up.
+    let at = text.bytes().position(|byte| byte == b'/')?;
+    Some((text.get(..at)?, text.get(at + 1..)?))
+}
+
+/// Whether this can be a plural: the letters of a DNS label.
 fn is_label(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+    !text.is_empty() && text.bytes().all(is_label_byte)
+}
+
+/// Whether this can be a group: labels with dots between.
+fn is_group(text: &str) -> bool {
+    let mut before = b'.';
+    let each_fits = text.bytes().all(|byte| {
+        let fits = is_label_byte(byte) || (byte == b'.' && before != b'.');
+        before = byte;
+        fits
+    });
+    each_fits && before != b'.'
+}
+
+fn is_label_byte(byte: u8) -> bool {
+    matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')
 }
 
 #[cfg(test)]

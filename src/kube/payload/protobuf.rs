@@ -8,14 +8,13 @@
 //! Every persisted type has ObjectMeta as field 1. API servers emit empty strings too, so that fields 3 and 4
 //! always end a value (`1A 00 22 00`) and every ObjectMeta has a uid field; a value without them is cut off.
 //!
-//! The parsers are nom's; a fault leaves with its offset. Groups (wire types 3 and 4) are refused, no
+//! The parsers have nom's shape but read bytes themselves: every plaintext of a store passes here, and nom's own
+//! primitives took twice as long. A fault leaves with its offset. Groups (wire types 3 and 4) are refused, no
 //! Kubernetes type has any.
 
 use std::borrow::Cow;
 
-use nom::bytes::complete::take;
 use nom::error::{Error, ErrorKind};
-use nom::number::complete::u8 as byte;
 use nom::{Err, IResult};
 
 use super::{Encoding, Identity, PayloadError};
@@ -165,42 +164,60 @@ fn text(bytes: &[u8]) -> Result<&str, &'static str> {
 }
 
 /// A tag and what it announces.
+#[inline]
 fn field(input: &[u8]) -> IResult<&[u8], Field<'_>> {
     let (rest, tag) = varint(input)?;
     let (number, wire) = (tag >> 3, (tag & 7) as u8);
     if number == 0 || tag > u64::from(u32::MAX) {
-        return Err(Err::Error(Error::new(input, ErrorKind::Tag)));
+        return refuse(input, ErrorKind::Tag);
     }
     let (rest, bytes) = match wire {
-        VARINT => {
-            let (rest, _) = varint(rest)?;
-            (rest, &[][..])
-        }
-        FIXED64 => take(8_usize)(rest)?,
         LENGTH_DELIMITED => {
             let (rest, length) = varint(rest)?;
-            take(length)(rest)?
+            prefix(rest, length)?
         }
-        FIXED32 => take(4_usize)(rest)?,
-        _ => return Err(Err::Error(Error::new(input, ErrorKind::Tag))),
+        VARINT => varint(rest).map(|(rest, _)| (rest, &[][..]))?,
+        FIXED64 => prefix(rest, 8)?,
+        FIXED32 => prefix(rest, 4)?,
+        _ => return refuse(input, ErrorKind::Tag),
     };
     Ok((rest, Field { number, wire, bytes }))
 }
 
-/// A base-128 number of at most 64 bits.
-fn varint(input: &[u8]) -> IResult<&[u8], u64> {
-    let (mut rest, first) = byte(input)?;
-    let mut value = u64::from(first & 0x7f);
-    let mut last = first;
-    let mut shift = 7;
-    while last & 0x80 != 0 {
-        let (next, more) = byte(rest)?;
-        if shift > 63 || (shift == 63 && more > 1) {
-            return Err(Err::Error(Error::new(input, ErrorKind::TooLarge)));
-        }
-        value |= u64::from(more & 0x7f) << shift;
-        shift += 7;
-        (rest, last) = (next, more);
+/// The next bytes of a given number. nom's `take` does the same at twice the cost.
+#[inline]
+fn prefix(input: &[u8], length: u64) -> IResult<&[u8], &[u8]> {
+    match usize::try_from(length).ok().and_then(|length| input.split_at_checked(length)) {
+        Some((bytes, rest)) => Ok((rest, bytes)),
+        None => refuse(input, ErrorKind::Eof),
     }
-    Ok((rest, value))
+}
+
+/// A base-128 number of at most 64 bits; nearly all have one byte.
+#[inline]
+fn varint(input: &[u8]) -> IResult<&[u8], u64> {
+    match input.split_first() {
+        Some((first, rest)) if first & 0x80 == 0 => Ok((rest, u64::from(*first))),
+        _ => long_varint(input),
+    }
+}
+
+fn long_varint(input: &[u8]) -> IResult<&[u8], u64> {
+    let mut value = 0;
+    for (place, byte) in (0_u32..).zip(input) {
+        // The tenth byte has room for a single bit.
+        if place > 9 || (place == 9 && *byte > 1) {
+            return refuse(input, ErrorKind::TooLarge);
+        }
+        value |= u64::from(byte & 0x7f) << (7 * place);
+        if byte & 0x80 == 0 {
+            return Ok((input.get(place as usize + 1..).unwrap_or(&[]), value));
+        }
+    }
+    refuse(input, ErrorKind::Eof)
+}
+
+#[cold]
+fn refuse<T>(input: &[u8], code: ErrorKind) -> IResult<&[u8], T> {
+    Err(Err::Error(Error::new(input, code)))
 }
