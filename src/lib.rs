@@ -4,6 +4,7 @@
 
 pub mod bbolt;
 pub mod etcd;
+pub mod config;
 pub mod kube;
 pub mod provider;
 pub mod source;
