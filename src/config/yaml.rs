@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 
-use granit_parser::{Event, Marker, Parser, ScalarStyle, ScanError};
+use granit_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span, StructureStyle};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -96,6 +96,8 @@ impl Graph {
         let mut graph = Self { nodes: Vec::new(), root: None, end: 0, more: None };
         let mut anchors = HashMap::new();
         let mut open: Vec<usize> = Vec::new();
+        // The column of each open block collection; flow collections keep that of what is around them.
+        let mut indents: Vec<usize> = Vec::new();
         let mut parser = Parser::new_from_str_with_options(source, options);
         while let Some(next) = parser.next() {
             let (event, span) = next.map_err(|error| fault(&error))?;
@@ -114,9 +116,13 @@ impl Graph {
                 }
                 Event::SequenceEnd | Event::MappingEnd => {
                     open.pop();
+                    indents.pop();
                     continue;
                 }
                 Event::Scalar(text, style, anchor, tag) => {
+                    if style == ScalarStyle::Plain {
+                        check_tabs(source, span, indents.last().copied())?;
+                    }
                     let tag = tag.map(|tag| format!("{}{}", tag.handle(), tag.suffix()));
                     // The tag `!` alone asks for the type of the plain scalar, whatever its style.
                     let unspecific = tag.as_deref() == Some("!");
@@ -124,8 +130,14 @@ impl Graph {
                     let tag = tag.filter(|_| !unspecific);
                     (RawKind::Scalar { text: Zeroizing::new(text.into_owned()), plain, tag }, anchor)
                 }
-                Event::SequenceStart(_, anchor, _) => (RawKind::List(Vec::new()), anchor),
-                Event::MappingStart(_, anchor, _) => (RawKind::Map(Vec::new()), anchor),
+                Event::SequenceStart(style, anchor, _) => {
+                    indents.push(indent(style, span, &indents));
+                    (RawKind::List(Vec::new()), anchor)
+                }
+                Event::MappingStart(style, anchor, _) => {
+                    indents.push(indent(style, span, &indents));
+                    (RawKind::Map(Vec::new()), anchor)
+                }
                 Event::Alias(anchor) => match anchors.get(&anchor) {
                     Some(node) => (RawKind::Alias(*node), 0),
                     None => return Err(SyntaxError::at(at, "an alias refers to an unknown anchor")),
@@ -161,6 +173,42 @@ impl Graph {
         self.nodes.push(node);
         Ok(())
     }
+}
+
+fn indent(style: StructureStyle, span: Span, indents: &[usize]) -> usize {
+    match style {
+        StructureStyle::Block => span.start.col(),
+        StructureStyle::Flow => indents.last().copied().unwrap_or_default(),
+    }
+}
+
+/// In the lines that continue or follow a plain scalar, YAML 1.1's scanner refuses a tab at or before the column of the
+/// collection around it, even where nothing but white space follows.
+fn check_tabs(source: &str, span: Span, indent: Option<usize>) -> Result<(), SyntaxError> {
+    let (Some(indent), Some(start), Some(end)) = (indent, span.start.byte_offset(), span.end.byte_offset()) else {
+        return Ok(());
+    };
+    let (mut line, mut column) = (span.start.line() as u64, span.start.col());
+    let mut leading = false;
+    for (at, character) in source.get(start..).unwrap_or_default().char_indices() {
+        match character {
+            '\n' => {
+                leading = true;
+                line += 1;
+                column = 0;
+                continue;
+            }
+            '\t' if leading && column <= indent => {
+                let place = Place { line, column: column as u64 + 1 };
+                return Err(SyntaxError::at(place, "found a tab character that violates indentation"));
+            }
+            ' ' | '\t' => {}
+            _ if start + at >= end => return Ok(()),
+            _ => leading = false,
+        }
+        column += 1;
+    }
+    Ok(())
 }
 
 /// Where the next document's content begins, if the text has any. What is no YAML there is content, too.
