@@ -4,6 +4,7 @@
 //! in which a store is kept, but neither encryption nor what a key means.
 
 pub mod check;
+pub mod container;
 pub mod digest;
 pub mod scan;
 pub mod snapshot;
