@@ -1,0 +1,25 @@
+//! etcd's own offline tool, release 3.5, to agree with.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde::Deserialize;
+
+use super::servers::{self, Release};
+
+/// What `etcdutl snapshot status` says of a snapshot.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// The newest revision in it.
+    pub revision: i64,
+    /// Length of the database in bytes, free pages included.
+    pub total_size: u64,
+}
+
+/// Runs `etcdutl snapshot status`.
+pub fn snapshot_status(snapshot: &Path) -> Status {
+    let mut command = Command::new(Release::V3_5.program("etcdutl"));
+    command.args(["snapshot", "status", "-w", "json"]).arg(snapshot);
+    serde_json::from_slice(&servers::output(command)).expect("etcdutl writes JSON")
+}

