@@ -2,9 +2,10 @@
 //! encrypted, and proves that it decrypts with a given EncryptionConfiguration.
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod bbolt;
-pub mod etcd;
 pub mod config;
+pub mod etcd;
 pub mod kube;
 pub mod provider;
 pub mod source;

@@ -35,6 +35,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::kube::resource::GroupResource;
+use crate::provider::secret::SecretKey;
 use crate::provider::spec::ProviderSpec;
 
 pub use complaint::{Complaint, Stage};
@@ -85,6 +86,18 @@ pub struct Check {
 pub struct LoadError {
     /// The newest release's reasons, without those that older releases did not have; never empty.
     pub complaints: Vec<Complaint>,
+}
+
+/// What makes a secret as good as known: [`LintId::PublishedKey`], [`LintId::WeakKey`] or [`LintId::PlaceholderKey`].
+pub fn suspicion(secret: &SecretKey) -> Option<LintId> {
+    let bytes = secret.expose();
+    if weak::is_placeholder(bytes) {
+        Some(LintId::PlaceholderKey)
+    } else if weak::published_in(bytes).is_some() {
+        Some(LintId::PublishedKey)
+    } else {
+        weak::weakness(bytes).map(|_| LintId::WeakKey)
+    }
 }
 
 /// How many complaints the text of an error names.

@@ -39,6 +39,19 @@ pub struct CustomResource {
     pub namespaced: Option<bool>,
 }
 
+impl CustomResource {
+    /// What a definition says: `name` (`widgets.example.com`) is the last segment of its key. `None` for a name that no
+    /// definition has.
+    ///
+    /// A definition that is no JSON, or speaks of another resource than its name does, still makes the
+    /// resource known by its name.
+    pub fn of(name: &str, plain: Option<&[u8]>) -> Option<Self> {
+        let (plural, group) = name.split_once('.')?;
+        let is_name = !plural.is_empty() && !group.is_empty() && name.len() <= MAX_NAME_BYTES;
+        is_name.then(|| describe(plural, group, plain))
+    }
+}
+
 /// The custom resources of a store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CustomResources {
@@ -74,23 +87,21 @@ struct Names {
 }
 
 impl CustomResources {
-    /// Learns from a definition: its name (`widgets.example.com`, the last segment of its key) and its stored
-    /// form in plain, where that could be opened. The last one that is learnt for a name counts.
-    ///
-    /// A definition that is no JSON, or speaks of another resource than its name does, still makes the
-    /// resource known by its name.
+    /// Learns from a definition's name and its stored form in plain, where that could be opened; see
+    /// [`CustomResource::of`].
     pub fn learn(&mut self, name: &str, plain: Option<&[u8]>) {
-        let Some((plural, group)) = name.split_once('.') else { return };
-        if plural.is_empty() || group.is_empty() || name.len() > MAX_NAME_BYTES {
-            return;
-        }
-        let is_new = self.get(group, plural).is_none();
+        CustomResource::of(name, plain).into_iter().for_each(|resource| self.insert(resource));
+    }
+
+    /// Takes what a definition says. The last one that is taken for a name counts.
+    pub fn insert(&mut self, resource: CustomResource) {
+        let is_new = self.get(&resource.group, &resource.resource).is_none();
         if is_new && self.count >= MAX_DEFINITIONS {
             return;
         }
         self.count += usize::from(is_new);
-        let plurals = self.by_group.entry(group.to_owned()).or_default();
-        plurals.insert(plural.to_owned(), describe(plural, group, plain));
+        let plurals = self.by_group.entry(resource.group.clone()).or_default();
+        plurals.insert(resource.resource.clone(), resource);
     }
 
     /// The custom resource with this group and plural, if the store defines it.

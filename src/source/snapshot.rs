@@ -9,19 +9,24 @@ use std::sync::Mutex;
 
 use crate::bbolt::bucket::{Bucket, BucketRoot, inline_elements};
 use crate::bbolt::check::Checker;
-use crate::bbolt::leaves::{self, Depth, Leaves};
+use crate::bbolt::leaves::{self, Depth};
 use crate::bbolt::meta::Meta;
+use crate::bbolt::page::Elements;
 use crate::bbolt::{Fault, Faults, OpenError, PageFile, leaf};
+use crate::etcd::KeyValue;
 use crate::etcd::hash::Crc;
 use crate::etcd::meta::StoreMeta;
 use crate::etcd::schema;
 
-use super::SCHEMA_FAULT;
 use super::digest::{self, Digests, Trailer};
 use super::scan::{self, Layout, Scan, Visitor};
+use super::{Place, SCHEMA_FAULT};
 
 /// How often a pass is made anew when somebody writes to the file meanwhile.
 const TRIES: usize = 3;
+
+/// So many pairs of a sampled leaf page are looked at.
+const SAMPLED_PAIRS: usize = 256;
 
 /// An open snapshot or database.
 #[derive(Debug)]
@@ -211,11 +216,42 @@ impl Snapshot {
 }
 
 impl Outline {
-    /// The leaf pages of the `key` bucket in key order; none where it is so small that it has no page of its own.
-    pub fn leaves(&self) -> Option<&Leaves> {
-        match &self.key {
-            KeyBucket::Tree(layout) => Some(layout.leaves()),
-            KeyBucket::Inline(_) => None,
+    /// Some keys of the store, taken from at most `leaves` leaf pages spread evenly over all revisions.
+    pub fn sample(&self, file: &PageFile, leaves: usize, mut visit: impl FnMut(&[u8])) {
+        let total = match &self.key {
+            KeyBucket::Tree(layout) => layout.leaves().len(),
+            KeyBucket::Inline(_) => 1,
+        };
+        let step = total.div_ceil(leaves.max(1)).max(1);
+        for leaf in (0..total).step_by(step) {
+            let Ok(leaf) = u32::try_from(leaf) else { return };
+            let places: Vec<_> = (0..=u16::MAX - 1).map(|index| Place { leaf, index }).take(SAMPLED_PAIRS).collect();
+            self.records_at(file, &places, |_, kv| visit(kv.key));
+        }
+    }
+
+    /// Reads single records again, at places that ascend, and gives each to `visit`. What cannot be read any more is
+    /// passed over: it was read a moment ago, so somebody is writing, which the pass notices for itself.
+    pub fn records_at(&self, file: &PageFile, places: &[Place], mut visit: impl FnMut(Place, KeyValue<'_>)) {
+        let mut buffer = Vec::new();
+        for places in places.chunk_by(|one, next| one.leaf == next.leaf) {
+            let Some(first) = places.first() else { continue };
+            let elements = match &self.key {
+                KeyBucket::Inline(Bucket { root: BucketRoot::Inline(bytes), parent_page, .. }) => {
+                    inline_elements(*parent_page, bytes).ok()
+                }
+                KeyBucket::Inline(_) => None,
+                KeyBucket::Tree(layout) => layout.leaves().page(first.leaf as usize).and_then(|page| {
+                    let header = file.page(page, &mut buffer).ok()?;
+                    Elements::new(page, &buffer, header.count).ok()
+                }),
+            };
+            for place in places {
+                let element = elements.and_then(|elements| elements.leaf(usize::from(place.index)).ok());
+                if let Some(kv) = element.and_then(|element| KeyValue::decode(element.value)) {
+                    visit(*place, kv);
+                }
+            }
         }
     }
 

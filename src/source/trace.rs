@@ -49,27 +49,48 @@ impl TraceKey {
 pub struct Trace {
     high: u64,
     low: u64,
-    /// The leaf's ordinal, the index on it, the tag.
-    packed: u64,
+    mark: Mark,
+}
+
+/// A trace without its key: the leaf's ordinal, the index on it, the tag. Marks order by place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark(u64);
+
+impl Mark {
+    fn new(place: Place, tag: u32) -> Self {
+        let leaf = u64::from(place.leaf) << (INDEX_BITS + TAG_BITS);
+        Self(leaf | u64::from(place.index) << TAG_BITS | u64::from(tag.min(TAGS - 1)))
+    }
+
+    /// Where the record stands.
+    pub fn place(self) -> Place {
+        Place { leaf: (self.0 >> (INDEX_BITS + TAG_BITS)) as u32, index: (self.0 >> TAG_BITS) as u16 }
+    }
+
+    /// What the reader said of it.
+    pub fn tag(self) -> u32 {
+        self.0 as u32 & (TAGS - 1)
+    }
 }
 
 impl Trace {
     fn new(digest: u128, place: Place, tag: u32) -> Self {
-        let packed = u64::from(place.leaf) << (INDEX_BITS + TAG_BITS)
-            | u64::from(place.index) << TAG_BITS
-            | u64::from(tag.min(TAGS - 1));
-        Self { high: (digest >> 64) as u64, low: digest as u64, packed }
+        Self { high: (digest >> 64) as u64, low: digest as u64, mark: Mark::new(place, tag) }
+    }
+
+    /// Place and tag.
+    pub fn mark(&self) -> Mark {
+        self.mark
     }
 
     /// Where the record stands.
     pub fn place(&self) -> Place {
-        let leaf = (self.packed >> (INDEX_BITS + TAG_BITS)) as u32;
-        Place { leaf, index: (self.packed >> TAG_BITS) as u16 }
+        self.mark.place()
     }
 
     /// What the reader said of it.
     pub fn tag(&self) -> u32 {
-        self.packed as u32 & (TAGS - 1)
+        self.mark.tag()
     }
 
     fn same_key(&self, other: &Self) -> bool {

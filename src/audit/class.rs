@@ -1,0 +1,260 @@
+//! Records that are alike in everything a summary tells apart share a class, so that a record's trace needs to carry no
+//! more than the class's number.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard};
+
+use crate::kube::key::Address;
+use crate::kube::resource::GroupResource;
+use crate::provider::prefix::SealedKind;
+use crate::source::trace::TAGS;
+
+use super::classify::{State, Told, Verdict};
+use super::finding::FindingSet;
+use super::rules::{ChainRef, KeyRef, Rules};
+
+/// The tag of tombstones, which are of no class.
+pub const TOMBSTONE: u32 = 0;
+
+/// With so many classes namespaces and names are no longer told apart, so that tags never run out: a store in which
+/// nearly every record has a namespace or key name of its own was made to be hostile.
+const FINE_CLASSES: u32 = TAGS - TAGS / 8;
+
+/// Stands for everything that is no longer told apart.
+const OTHERS: &str = "(others)";
+
+/// What a summary tells apart by place: resource and namespace. Both are empty for what is no API object.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Scope {
+    /// The API group; empty for the core group.
+    pub group: String,
+    /// The plural resource name.
+    pub resource: String,
+    /// The namespace; empty for objects of the whole cluster.
+    pub namespace: String,
+}
+
+impl Scope {
+    /// The scope of what a key leads to.
+    pub fn of(address: &Address<'_>) -> Self {
+        match address {
+            Address::Object(object) => Self {
+                group: object.group.to_owned(),
+                resource: object.resource.to_owned(),
+                namespace: object.namespace.unwrap_or_default().to_owned(),
+            },
+            Address::Reserved(_) | Address::Foreign => Self::default(),
+        }
+    }
+
+    /// The resource with its group.
+    pub fn group_resource(&self) -> GroupResource {
+        GroupResource::new(self.group.as_str(), self.resource.as_str())
+    }
+}
+
+/// A number for a string or scope that classes share.
+pub type Number = u32;
+
+/// What the records of a class have in common. Names are numbers of [`Classes`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Class {
+    /// The scope's number.
+    pub scope: Number,
+    /// What the value is.
+    pub state: State,
+    /// The provider its prefix names.
+    pub kind: Option<SealedKind>,
+    /// The number of the name that the value bears; 0 = it has none.
+    pub key_name: Number,
+    /// The number of KMS v2's key id; 0 = none.
+    pub kms_key_id: Number,
+    /// Whether it would be served.
+    pub readable: Told,
+    /// Whether it would be written otherwise now.
+    pub stale: Told,
+    /// What opened it.
+    pub opened_by: Option<KeyRef>,
+    /// The chain that guards it.
+    pub guard: Option<ChainRef>,
+    /// What is wrong with it as an entry.
+    pub findings: FindingSet,
+    /// What is wrong with it as an older revision.
+    pub history_findings: FindingSet,
+}
+
+/// All classes of a run, shared between the workers, who ask for each class once.
+#[derive(Debug, Default)]
+pub struct Classes(Mutex<Table>);
+
+/// The classes and the names in them.
+#[derive(Debug, Default)]
+pub struct Table {
+    /// Classes by number, less one.
+    classes: Vec<Class>,
+    numbers: HashMap<Class, u32>,
+    scopes: Vec<Scope>,
+    scope_numbers: HashMap<Scope, Number>,
+    names: Vec<Vec<u8>>,
+    name_numbers: HashMap<Vec<u8>, Number>,
+}
+
+impl Classes {
+    /// The number of a scope.
+    pub fn scope(&self, scope: &Scope) -> Number {
+        self.table().scope(scope)
+    }
+
+    /// The number of a name; 0 for none.
+    pub fn name(&self, name: Option<&[u8]>) -> Number {
+        name.map_or(0, |name| self.table().name(name))
+    }
+
+    /// The number of a class, which is a tag for its records' traces.
+    pub fn number(&self, class: Class) -> u32 {
+        self.table().number(class)
+    }
+
+    /// The classes, when all workers are done.
+    pub fn into_table(self) -> Table {
+        self.0.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Table {
+    fn scope(&mut self, scope: &Scope) -> Number {
+        if let Some(number) = self.scope_numbers.get(scope) {
+            return *number;
+        }
+        let number = self.scopes.len() as Number;
+        self.scopes.push(scope.clone());
+        self.scope_numbers.insert(scope.clone(), number);
+        number
+    }
+
+    fn name(&mut self, name: &[u8]) -> Number {
+        if let Some(number) = self.name_numbers.get(name) {
+            return *number;
+        }
+        self.names.push(name.to_vec());
+        let number = self.names.len() as Number;
+        self.name_numbers.insert(name.to_vec(), number);
+        number
+    }
+
+    fn number(&mut self, class: Class) -> u32 {
+        if let Some(number) = self.numbers.get(&class) {
+            return *number;
+        }
+        if self.classes.len() as u32 >= FINE_CLASSES {
+            let coarse = self.coarse(class);
+            if coarse != class {
+                return self.number(coarse);
+            }
+        }
+        self.classes.push(class);
+        // Coarse classes differ in a few small enums only, so they never use up the tags that are left for them.
+        let number = (self.classes.len() as u32).min(TAGS - 1);
+        self.numbers.insert(class, number);
+        number
+    }
+
+    /// The class without what there are too many of; what is wrong with its records stays.
+    fn coarse(&mut self, class: Class) -> Class {
+        let others = Scope { resource: OTHERS.to_owned(), ..Scope::default() };
+        let name = |table: &mut Self, number| if number == 0 { 0 } else { table.name(OTHERS.as_bytes()) };
+        let scope = self.scope(&others);
+        Class { scope, key_name: name(self, class.key_name), kms_key_id: name(self, class.kms_key_id), ..class }
+    }
+
+    /// All classes with their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Class)> {
+        (1..).zip(&self.classes)
+    }
+
+    /// A class by its number; none for [`TOMBSTONE`].
+    pub fn get(&self, number: u32) -> Option<&Class> {
+        self.classes.get(number.checked_sub(1)? as usize)
+    }
+
+    /// A scope by its number.
+    pub fn scope_of(&self, class: &Class) -> Option<&Scope> {
+        self.scopes.get(class.scope as usize)
+    }
+
+    /// A name by its number, as text; bytes that are none are replaced.
+    pub fn name_of(&self, number: Number) -> String {
+        let name = number.checked_sub(1).and_then(|index| self.names.get(index as usize));
+        name.map_or(String::new(), |name| String::from_utf8_lossy(name).into_owned())
+    }
+}
+
+/// A worker's memory of the classes it met, so that the shared table is asked once for each.
+#[derive(Debug)]
+pub struct Known<'c> {
+    shared: &'c Classes,
+    names: HashMap<Vec<u8>, Number>,
+    classes: HashMap<Class, Met>,
+}
+
+/// A class that a worker met.
+#[derive(Clone, Copy, Debug)]
+struct Met {
+    number: u32,
+    oldest: i64,
+    newest: i64,
+}
+
+impl<'c> Known<'c> {
+    /// Nothing is known yet.
+    pub fn new(shared: &'c Classes) -> Self {
+        Self { shared, names: HashMap::new(), classes: HashMap::new() }
+    }
+
+    /// The number of the class of a record written at `main` revision.
+    pub fn classify(&mut self, scope: Number, verdict: &Verdict<'_>, rules: &Rules, main: i64) -> u32 {
+        let class = Class {
+            scope,
+            state: verdict.state,
+            kind: verdict.kind,
+            key_name: self.name(verdict.key_name.as_deref()),
+            kms_key_id: self.name(verdict.kms_key_id.map(str::as_bytes)),
+            readable: verdict.readable,
+            stale: verdict.stale,
+            opened_by: verdict.opened_by,
+            guard: verdict.guard,
+            findings: verdict.findings,
+            history_findings: verdict.history_findings(rules),
+        };
+        let shared = self.shared;
+        let met = self.classes.entry(class).or_insert_with(|| Met {
+            number: shared.number(class),
+            oldest: main,
+            newest: main,
+        });
+        met.oldest = met.oldest.min(main);
+        met.newest = met.newest.max(main);
+        met.number
+    }
+
+    /// The oldest and the newest main revision of each class's records, by the class's number.
+    pub fn revisions(&self) -> impl Iterator<Item = (u32, (i64, i64))> {
+        self.classes.values().map(|met| (met.number, (met.oldest, met.newest)))
+    }
+
+    fn name(&mut self, name: Option<&[u8]>) -> Number {
+        let Some(name) = name else { return 0 };
+        match self.names.get(name) {
+            Some(number) => *number,
+            None => {
+                let number = self.shared.name(Some(name));
+                self.names.insert(name.to_vec(), number);
+                number
+            }
+        }
+    }
+}

@@ -1,0 +1,444 @@
+//! The audit as a whole: one pass over the file, every value judged by the worker that reads it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use crate::bbolt::{Fault, Faults, PageFile};
+use crate::etcd::meta::StoreMeta;
+use crate::kube::key::{Address, Roots};
+use crate::kube::payload::Encoding;
+use crate::kube::select::{SelectError, Selected, Selection};
+use crate::provider::kms::DekTable;
+use crate::provider::plaintext::Plaintext;
+use crate::source::digest::{Digests, Trailer};
+use crate::source::scan::Visitor;
+use crate::source::snapshot::{Outline, PassOptions, ReadError, Snapshot};
+use crate::source::trace::{Mark, TraceKey, Traces, settle};
+use crate::source::{Place, Record};
+
+use super::class::{Classes, Known, Number, Scope, TOMBSTONE, Table};
+use super::classify::judge;
+use super::finding::{Finding, ValueFinding};
+use super::rows::{Merge, RawRow, RowSink, Spill};
+use super::rules::{Guard, Rules};
+use super::summary::{Parts, Summary, Tally, summarise};
+use super::survey;
+
+/// Of each finding so many keys are named in a summary.
+const NAMED_KEYS: usize = 10;
+
+/// Which rows are wanted beside the summary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowsWanted {
+    /// None.
+    None,
+    /// One for each record.
+    All,
+}
+
+/// What to audit, and how.
+pub struct Options<'o> {
+    /// Hashing, threads and progress.
+    pub pass: PassOptions<'o>,
+    /// Look at the store as it was at this revision.
+    pub revision: Option<i64>,
+    /// Where the API servers keep their objects; found by itself where it is not given.
+    pub roots: Option<Roots>,
+    /// Only these namespaces.
+    pub namespaces: Vec<String>,
+    /// Only these resources and names.
+    pub selection: Selection,
+    /// Which rows are wanted.
+    pub rows: RowsWanted,
+    /// The file lies where its newest writes may be only in the log beside it.
+    pub log_beside: bool,
+}
+
+/// Everything that is known after an audit.
+pub struct Audit {
+    /// What adds up.
+    pub summary: Summary,
+    /// What rows are looked up in.
+    pub context: Context,
+    /// The rows, where they were asked for.
+    pub rows: Option<Merge>,
+    /// What etcd notes about itself.
+    pub meta: StoreMeta,
+    /// The revision that was looked at.
+    pub revision: i64,
+    /// Digests of the file, where they were asked for.
+    pub digests: Option<Digests>,
+    /// What is wrong with the file: the first faults by place.
+    pub faults: Vec<Fault>,
+    /// How many faults there are.
+    pub fault_count: u64,
+}
+
+/// What turns a row's numbers into words again.
+pub struct Context {
+    /// The configurations.
+    pub rules: Rules,
+    /// The classes.
+    pub table: Table,
+    /// Where the API servers keep their objects.
+    pub roots: Roots,
+}
+
+/// Why there is no audit.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// The file cannot be read at all.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// There is no randomness to be had.
+    #[error("the system gives no randomness: {0}")]
+    Randomness(#[from] getrandom::Error),
+    /// Rows are sorted in a temporary file, and that failed.
+    #[error("the rows cannot be sorted in a temporary file: {0}; TMPDIR can name another folder")]
+    Spill(#[source] io::Error),
+    /// The selection names what nothing is called.
+    #[error(transparent)]
+    Select(#[from] SelectError),
+    /// The revision was compacted away.
+    #[error("revision {asked} was compacted away; the oldest that can be audited is {oldest}")]
+    Compacted {
+        /// What was asked for.
+        asked: i64,
+        /// The compaction's revision.
+        oldest: i64,
+    },
+    /// The revision is not reached yet.
+    #[error("revision {asked} is in the future; the store is at {current}")]
+    Future {
+        /// What was asked for.
+        asked: i64,
+        /// The store's revision.
+        current: i64,
+    },
+}
+
+/// Audits a snapshot or database.
+pub fn audit(snapshot: &mut Snapshot, rules: Rules, options: &Options<'_>) -> Result<Audit, AuditError> {
+    let spill = match options.rows {
+        RowsWanted::None => None,
+        RowsWanted::All => Some(Spill::new().map_err(AuditError::Spill)?),
+    };
+    let (roots, selected) = survey::select(snapshot, &rules, options)?;
+    let classes = Classes::default();
+    let common =
+        Common { rules: &rules, options, selected, spill: spill.as_ref(), classes: &classes, key: TraceKey::random()? };
+    let mut reading = read(snapshot, &common, roots)?;
+    let table = classes.into_table();
+    let revision = revision(&reading, options)?;
+    let mut tally = Tally::default();
+    let traces = std::mem::take(&mut reading.traces);
+    for part in settle(traces, Tally::default, |tally, records| tally.add(&table, records)) {
+        tally += part;
+    }
+    let first_keys = first_keys(snapshot.pages(), &reading.outline, &table, &mut tally);
+    let file = file_findings(snapshot, &reading, options);
+    let fault_count = reading.faults.total();
+    let summary = summarise(Parts {
+        rules: &rules,
+        table: &table,
+        tally: &tally,
+        revisions: &reading.revisions,
+        first_keys,
+        file,
+        gaps: fault_count > 0 || reading.unsteady,
+    });
+    let roots = Arc::unwrap_or_clone(reading.roots);
+    Ok(Audit {
+        summary,
+        context: Context { rules, table, roots },
+        rows: spill.map(Spill::merge).transpose().map_err(AuditError::Spill)?,
+        meta: reading.outline.meta,
+        revision,
+        digests: reading.digests,
+        faults: reading.faults.into_sorted(),
+        fault_count,
+    })
+}
+
+/// What all workers share.
+struct Common<'c> {
+    rules: &'c Rules,
+    options: &'c Options<'c>,
+    selected: Option<Selected>,
+    spill: Option<&'c Spill>,
+    classes: &'c Classes,
+    key: TraceKey,
+}
+
+/// What a pass gave, the workers' parts put together.
+struct Reading {
+    outline: Outline,
+    roots: Arc<Roots>,
+    traces: Vec<Traces>,
+    revisions: HashMap<u32, (i64, i64)>,
+    /// The last record's place and main revision, before any was left out.
+    last: Option<(Place, i64)>,
+    /// A key looks like an object's below a root that was not among the sampled keys.
+    unlisted: bool,
+    digests: Option<Digests>,
+    faults: Faults,
+    unsteady: bool,
+}
+
+/// Reads the file once; anew where its roots were not all among the sampled keys.
+fn read(snapshot: &mut Snapshot, common: &Common<'_>, roots: Option<Roots>) -> Result<Reading, AuditError> {
+    let given = roots.is_some();
+    let reading = read_once(snapshot, common, roots)?;
+    if given || !reading.unlisted {
+        return Ok(reading);
+    }
+    let roots = survey::roots(snapshot, common.options.pass)?;
+    if roots == *reading.roots { Ok(reading) } else { read_once(snapshot, common, Some(roots)) }
+}
+
+fn read_once(snapshot: &mut Snapshot, common: &Common<'_>, roots: Option<Roots>) -> Result<Reading, AuditError> {
+    let given = roots.map(Arc::new);
+    let prepare = |file: &PageFile, outline: &Outline| {
+        common.spill.inspect(|spill| spill.clear());
+        given.clone().unwrap_or_else(|| Arc::new(survey::sampled_roots(file, outline)))
+    };
+    let pass = snapshot.pass(common.options.pass, prepare, |roots| Worker::new(common, roots.clone()))?;
+    let mut reading = Reading {
+        outline: pass.outline,
+        roots: Arc::default(),
+        traces: Vec::new(),
+        revisions: HashMap::new(),
+        last: None,
+        unlisted: false,
+        digests: pass.digests,
+        faults: pass.faults,
+        unsteady: pass.unsteady,
+    };
+    pass.visitors.into_iter().for_each(|worker| worker.finish(&mut reading));
+    Ok(reading)
+}
+
+/// Judges what it reads.
+struct Worker<'w> {
+    common: &'w Common<'w>,
+    roots: Arc<Roots>,
+    known: Known<'w>,
+    traces: Traces,
+    deks: DekTable,
+    scratch: Plaintext,
+    /// Scope and guard by the part of a key before the object's name.
+    scopes: HashMap<Vec<u8>, (Number, Guard)>,
+    rows: Option<RowSink<'w>>,
+    last: Option<(Place, i64)>,
+    unlisted: bool,
+}
+
+impl<'w> Worker<'w> {
+    fn new(common: &'w Common<'w>, roots: Arc<Roots>) -> Self {
+        Self {
+            common,
+            roots,
+            known: Known::new(common.classes),
+            traces: Traces::new(common.key),
+            deks: DekTable::new(),
+            scratch: Plaintext::new(),
+            scopes: HashMap::new(),
+            rows: common.spill.map(RowSink::new),
+            last: None,
+            unlisted: false,
+        }
+    }
+
+    fn finish(self, reading: &mut Reading) {
+        for (class, (oldest, newest)) in self.known.revisions() {
+            let seen = reading.revisions.entry(class).or_insert((oldest, newest));
+            *seen = (seen.0.min(oldest), seen.1.max(newest));
+        }
+        reading.roots = self.roots;
+        reading.traces.push(self.traces);
+        reading.last = reading.last.max(self.last);
+        reading.unlisted |= self.unlisted;
+    }
+
+    /// Whether the record's key is wanted at all.
+    fn selects(&self, address: &Address<'_>) -> bool {
+        let namespaces = &self.common.options.namespaces;
+        if namespaces.is_empty() && self.common.selected.is_none() {
+            return true;
+        }
+        let Address::Object(object) = address else { return false };
+        let in_namespace = |wanted: &String| object.namespace == Some(wanted.as_str());
+        (namespaces.is_empty() || namespaces.iter().any(in_namespace))
+            && self.common.selected.as_ref().is_none_or(|selected| selected.matches(object))
+    }
+
+    fn scope(&mut self, address: &Address<'_>, key: &[u8]) -> (Number, Guard) {
+        let name_bytes = match address {
+            Address::Object(object) => object.name.len(),
+            // What is no object is no cache line worth keeping apart.
+            _ => return (self.common.classes.scope(&Scope::default()), self.common.rules.guard(address)),
+        };
+        let folder = key.get(..key.len().saturating_sub(name_bytes)).unwrap_or(key);
+        if let Some(known) = self.scopes.get(folder) {
+            return *known;
+        }
+        let found = (self.common.classes.scope(&Scope::of(address)), self.common.rules.guard(address));
+        self.scopes.insert(folder.to_vec(), found);
+        found
+    }
+}
+
+impl Visitor for Worker<'_> {
+    fn record(&mut self, record: &Record<'_>) {
+        let Record { place, revision, kv } = record;
+        let main = revision.revision.main;
+        self.last = self.last.max(Some((*place, main)));
+        if self.common.options.revision.is_some_and(|at| main > at) {
+            return;
+        }
+        let roots = self.roots.clone();
+        let address = roots.locate(kv.key);
+        self.unlisted |= address == Address::Foreign && roots.unlisted(kv.key);
+        if !self.selects(&address) {
+            return;
+        }
+        if revision.tombstone {
+            self.traces.leave(kv.key, *place, TOMBSTONE);
+            self.row(record, TOMBSTONE, None);
+            return;
+        }
+        let (scope, guard) = self.scope(&address, kv.key);
+        let rules = self.common.rules;
+        let verdict = judge(rules, &self.deks, (&address, guard), kv.key, kv.value, &mut self.scratch);
+        let class = self.known.classify(scope, &verdict, rules, main);
+        self.traces.leave(kv.key, *place, class);
+        if self.rows.is_some() {
+            let verdict = Explained {
+                encoding: verdict.encoding,
+                detail: verdict.reason.map_or(String::new(), |reason| reason.to_string()),
+            };
+            self.row(record, class, Some(verdict));
+        }
+    }
+}
+
+/// What a row says of a value beside its class.
+struct Explained {
+    encoding: Option<Encoding>,
+    detail: String,
+}
+
+impl Worker<'_> {
+    fn row(&mut self, record: &Record<'_>, class: u32, explained: Option<Explained>) {
+        let Some(rows) = &mut self.rows else { return };
+        let Record { place, revision, kv } = record;
+        rows.push(&RawRow {
+            key: kv.key,
+            place: *place,
+            class,
+            create_revision: kv.create_revision,
+            mod_revision: revision.revision.main,
+            version: kv.version,
+            lease: kv.lease,
+            value_bytes: kv.value.len() as u64,
+            encoding: explained.as_ref().and_then(|explained| explained.encoding),
+            value_sha256: Sha256::digest(kv.value).into(),
+            detail: explained.as_ref().map_or("", |explained| &explained.detail),
+        });
+    }
+}
+
+/// The revision that is looked at, if the store has it.
+fn revision(reading: &Reading, options: &Options<'_>) -> Result<i64, AuditError> {
+    let current = reading.outline.meta.current_revision(reading.last.map(|(_, main)| main));
+    let compacted = reading.outline.meta.compacted();
+    match (options.revision, compacted) {
+        (Some(asked), _) if asked > current => Err(AuditError::Future { asked, current }),
+        (Some(asked), Some(oldest)) if asked < oldest => Err(AuditError::Compacted { asked, oldest }),
+        (asked, _) => Ok(asked.unwrap_or(current)),
+    }
+}
+
+/// The first keys of each finding, read again at the places that were flagged.
+fn first_keys(
+    pages: &PageFile,
+    outline: &Outline,
+    table: &Table,
+    tally: &mut Tally,
+) -> BTreeMap<ValueFinding, Vec<Vec<u8>>> {
+    let (entries, history) = tally.take_flagged();
+    let mut first: BTreeMap<ValueFinding, BTreeSet<Vec<u8>>> = BTreeMap::new();
+    for (marks, is_history) in [(entries, false), (history, true)] {
+        let parts: Vec<_> =
+            marks.par_chunks(FLAGGED_CHUNK).map(|marks| named(pages, outline, table, marks, is_history)).collect();
+        for (finding, keys) in parts.into_iter().flatten() {
+            keys.into_iter().for_each(|key| keep_first(first.entry(finding).or_default(), &key));
+        }
+    }
+    first.into_iter().map(|(finding, keys)| (finding, keys.into_iter().collect())).collect()
+}
+
+/// Flagged records that are read again by one worker at a time.
+const FLAGGED_CHUNK: usize = 8192;
+
+fn named(
+    pages: &PageFile,
+    outline: &Outline,
+    table: &Table,
+    marks: &[Mark],
+    is_history: bool,
+) -> BTreeMap<ValueFinding, BTreeSet<Vec<u8>>> {
+    let mut first: BTreeMap<ValueFinding, BTreeSet<Vec<u8>>> = BTreeMap::new();
+    let places: Vec<_> = marks.iter().map(|mark| mark.place()).collect();
+    let mut marks = marks.iter();
+    outline.records_at(pages, &places, |place, kv| {
+        let Some(class) = marks.find(|mark| mark.place() == place).and_then(|mark| table.get(mark.tag())) else {
+            return;
+        };
+        let findings = if is_history { class.history_findings } else { class.findings };
+        findings.iter().for_each(|finding| keep_first(first.entry(finding).or_default(), kv.key));
+    });
+    first
+}
+
+/// Adds a key to the first ones, if it is one of them.
+fn keep_first(keys: &mut BTreeSet<Vec<u8>>, key: &[u8]) {
+    if keys.len() < NAMED_KEYS || keys.last().is_some_and(|last| key < last.as_slice()) {
+        keys.insert(key.to_vec());
+        if keys.len() > NAMED_KEYS {
+            keys.pop_last();
+        }
+    }
+}
+
+/// How many faults a finding quotes.
+const QUOTED_FAULTS: usize = 5;
+
+fn file_findings(snapshot: &Snapshot, reading: &Reading, options: &Options<'_>) -> Vec<(Finding, Vec<String>)> {
+    let mut findings = Vec::new();
+    if !reading.faults.is_empty() {
+        let faults = reading.faults.clone().into_sorted();
+        let quoted = faults.iter().take(QUOTED_FAULTS).map(ToString::to_string);
+        let total = reading.faults.total();
+        let more = total.saturating_sub(QUOTED_FAULTS as u64);
+        let rest = (more > 0).then(|| format!("and {more} more"));
+        findings.push((Finding::FileDamaged, quoted.chain(rest).collect()));
+    }
+    if reading.digests.is_some_and(|digests| digests.trailer == Trailer::Mismatch) {
+        findings.push((Finding::TrailerMismatch, Vec::new()));
+    }
+    if reading.unsteady {
+        findings.push((Finding::FileUnsteady, Vec::new()));
+    }
+    if snapshot.lost_its_trailer() {
+        findings.push((Finding::NoTrailer, Vec::new()));
+    }
+    if options.log_beside {
+        findings.push((Finding::LogOnly, Vec::new()));
+    }
+    findings
+}

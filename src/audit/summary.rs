@@ -1,0 +1,479 @@
+//! What adds up over all records: totals, coverage, keys, findings, and the verdict.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::AddAssign;
+
+use crate::provider::spec::{KmsVersion, ProviderSpec};
+use crate::source::trace::{Mark, Trace};
+
+use super::class::{Class, Scope, TOMBSTONE, Table};
+use super::classify::{State, Told};
+use super::finding::{Finding, FindingSet, Severity, ValueFinding};
+use super::rules::{Rules, static_keys};
+
+/// Records of one class, told apart by what they are to their key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// What the API server reads.
+    pub entries: u64,
+    /// Older revisions, and what precedes a deletion.
+    pub history: u64,
+}
+
+impl AddAssign for Count {
+    fn add_assign(&mut self, other: Self) {
+        self.entries += other.entries;
+        self.history += other.history;
+    }
+}
+
+/// Settled records, added up in any order.
+#[derive(Debug, Default)]
+pub struct Tally {
+    counts: HashMap<u32, Count>,
+    deleted: u64,
+    /// Keys with at least one older revision of which this is to be said.
+    history_keys: HashMap<ValueFinding, u64>,
+    /// Entries with findings.
+    flagged: Vec<Mark>,
+    /// For each key with findings in its history, the oldest such record.
+    flagged_history: Vec<Mark>,
+}
+
+impl Tally {
+    /// Adds the records of one key, oldest first.
+    pub fn add(&mut self, table: &Table, records: &[Trace]) {
+        let (newest, older) = match records.split_last() {
+            Some((last, older)) if last.tag() != TOMBSTONE => (Some(last), older),
+            _ => (None, records),
+        };
+        if let Some(newest) = newest {
+            self.counts.entry(newest.tag()).or_default().entries += 1;
+            if table.get(newest.tag()).is_some_and(|class| !class.findings.is_empty()) {
+                self.flagged.push(newest.mark());
+            }
+        }
+        let mut noticed = FindingSet::default();
+        let mut first = None;
+        for record in older {
+            if record.tag() == TOMBSTONE {
+                self.deleted += 1;
+                continue;
+            }
+            self.counts.entry(record.tag()).or_default().history += 1;
+            let findings = table.get(record.tag()).map(|class| class.history_findings).unwrap_or_default();
+            if !findings.is_empty() {
+                findings.iter().for_each(|finding| noticed.insert(finding));
+                first = first.or(Some(record.mark()));
+            }
+        }
+        noticed.iter().for_each(|finding| *self.history_keys.entry(finding).or_default() += 1);
+        self.flagged_history.extend(first);
+    }
+
+    /// The records whose keys a report names: entries with findings, and for each key with findings in its history one
+    /// of its records. Both in the order of places.
+    pub fn take_flagged(&mut self) -> (Vec<Mark>, Vec<Mark>) {
+        let mut flagged = (std::mem::take(&mut self.flagged), std::mem::take(&mut self.flagged_history));
+        flagged.0.sort_unstable();
+        flagged.1.sort_unstable();
+        flagged
+    }
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        for (class, count) in other.counts {
+            *self.counts.entry(class).or_default() += count;
+        }
+        self.deleted += other.deleted;
+        for (finding, keys) in other.history_keys {
+            *self.history_keys.entry(finding).or_default() += keys;
+        }
+        self.flagged.extend(other.flagged);
+        self.flagged_history.extend(other.flagged_history);
+    }
+}
+
+/// Totals over the store, or over the selection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// What the API server reads.
+    pub entries: u64,
+    /// Older revisions with a value.
+    pub history: u64,
+    /// Tombstones.
+    pub deleted: u64,
+    /// Entries by state.
+    pub encrypted: u64,
+    /// See [`encrypted`](Self::encrypted).
+    pub plaintext: u64,
+    /// See [`encrypted`](Self::encrypted).
+    pub unrecognised: u64,
+    /// See [`encrypted`](Self::encrypted).
+    pub empty: u64,
+    /// Entries that would be served.
+    pub readable: u64,
+    /// Entries that would not.
+    pub unreadable: u64,
+    /// Entries of which nobody can say.
+    pub unknown: u64,
+    /// Entries that would be written otherwise now.
+    pub stale: u64,
+}
+
+/// How the entries of a resource in a namespace are stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CoverageRow {
+    /// Resource and namespace; empty for what is no API object.
+    pub scope: Scope,
+    /// `identity`, `aescbc` and so on; empty for what is unrecognised or empty.
+    pub provider: &'static str,
+    /// `v1` or `v2`; empty where there is none.
+    pub provider_version: &'static str,
+    /// The key's or KMS provider's name.
+    pub key_name: String,
+    /// Entries.
+    pub entries: u64,
+    /// Of them, those that would not be served.
+    pub unreadable: u64,
+    /// Of them, those that would be written otherwise now.
+    pub stale: u64,
+}
+
+/// A key that the data names or a configuration has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRow {
+    /// Which key.
+    pub id: KeyId,
+    /// Whether a configuration has it.
+    pub in_config: bool,
+    /// The resources, as the configuration names them, that are written with it now.
+    pub write_key_for: Vec<String>,
+    /// Entries that name it or open by it, and older revisions likewise.
+    pub count: Count,
+    /// The oldest and newest main revision of those records.
+    pub revisions: Option<(i64, i64)>,
+}
+
+impl KeyRow {
+    /// Whether an entry would be lost with it.
+    pub fn needed(&self) -> bool {
+        self.count.entries > 0
+    }
+}
+
+/// What tells keys apart. Rows come in this order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeyId {
+    /// `aescbc`, `aesgcm`, `secretbox` or `kms`.
+    pub provider: &'static str,
+    /// `v1` or `v2`.
+    pub provider_version: &'static str,
+    /// The key's or KMS provider's name.
+    pub key_name: String,
+    /// KMS v2's key id.
+    pub kms_key_id: String,
+    /// Of the secret; empty where no value opened by it and no configuration has it.
+    pub fingerprint: String,
+}
+
+/// A finding, how many keys of the store it touches, and the first of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FindingRow {
+    /// Which.
+    pub finding: Finding,
+    /// Distinct keys of the store.
+    pub count: u64,
+    /// The first of them in byte order.
+    pub keys: Vec<Vec<u8>>,
+    /// What else is to be said, for findings about the file or a configuration.
+    pub details: Vec<String>,
+}
+
+/// The audit's answer in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Everything opens, and nothing is to be done.
+    Clean,
+    /// See the findings.
+    Findings,
+    /// Not everything could be read or judged.
+    Incomplete,
+    /// Without a configuration there is nothing to judge by.
+    Unjudged,
+}
+
+impl Answer {
+    /// The stable word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Clean => "clean",
+            Self::Findings => "findings",
+            Self::Incomplete => "incomplete",
+            Self::Unjudged => "unjudged",
+        }
+    }
+}
+
+/// Everything that adds up.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// Totals.
+    pub totals: Totals,
+    /// Coverage, by resource, namespace, provider and key.
+    pub coverage: Vec<CoverageRow>,
+    /// Keys.
+    pub keys: Vec<KeyRow>,
+    /// Findings, weightiest first.
+    pub findings: Vec<FindingRow>,
+    /// The answer.
+    pub answer: Answer,
+}
+
+impl Summary {
+    /// The weightiest severity among the findings.
+    pub fn worst(&self) -> Option<Severity> {
+        self.findings.iter().map(|row| row.finding.severity()).max()
+    }
+}
+
+/// What a summary is made of.
+pub struct Parts<'p> {
+    /// The configurations.
+    pub rules: &'p Rules,
+    /// The classes.
+    pub table: &'p Table,
+    /// The settled records.
+    pub tally: &'p Tally,
+    /// The oldest and newest main revision of each class.
+    pub revisions: &'p HashMap<u32, (i64, i64)>,
+    /// The first keys of each finding about values.
+    pub first_keys: BTreeMap<ValueFinding, Vec<Vec<u8>>>,
+    /// Findings about the file, with what is to be said.
+    pub file: Vec<(Finding, Vec<String>)>,
+    /// Whether what was read is not all there is.
+    pub gaps: bool,
+}
+
+/// Adds everything up.
+pub fn summarise(mut parts: Parts<'_>) -> Summary {
+    let totals = totals(parts.table, parts.tally);
+    let findings = findings(&mut parts);
+    let unknown = parts.counted().any(|(class, count)| {
+        class.kind.is_some() && class.readable == Told::Unknown && count.entries + count.history > 0
+    });
+    let serious = findings.iter().any(|row| row.finding.severity() > Severity::Note);
+    let answer = match parts.rules.given() {
+        false => Answer::Unjudged,
+        true if parts.gaps || unknown => Answer::Incomplete,
+        true if serious => Answer::Findings,
+        true => Answer::Clean,
+    };
+    Summary { totals, coverage: coverage(&parts), keys: keys(&parts), findings, answer }
+}
+
+impl Parts<'_> {
+    fn counted(&self) -> impl Iterator<Item = (&Class, Count)> {
+        self.table.iter().map(|(number, class)| (class, self.tally.counts.get(&number).copied().unwrap_or_default()))
+    }
+
+    /// The name that a class's values bear: the opener's, else their own.
+    fn key_name(&self, class: &Class) -> String {
+        self.table.name_of(class.key_name)
+    }
+}
+
+fn totals(table: &Table, tally: &Tally) -> Totals {
+    let mut totals = Totals { deleted: tally.deleted, ..Totals::default() };
+    for (number, class) in table.iter() {
+        let count = tally.counts.get(&number).copied().unwrap_or_default();
+        totals.entries += count.entries;
+        totals.history += count.history;
+        *match class.state {
+            State::Encrypted => &mut totals.encrypted,
+            State::Plaintext => &mut totals.plaintext,
+            State::Unrecognised => &mut totals.unrecognised,
+            State::Empty => &mut totals.empty,
+        } += count.entries;
+        *match class.readable {
+            Told::Yes => &mut totals.readable,
+            Told::No => &mut totals.unreadable,
+            Told::Unknown => &mut totals.unknown,
+        } += count.entries;
+        if class.stale == Told::Yes {
+            totals.stale += count.entries;
+        }
+    }
+    totals
+}
+
+/// Provider and version as columns show them.
+pub fn provider_of(state: State, kind: Option<crate::provider::prefix::SealedKind>) -> (&'static str, &'static str) {
+    match (kind, state) {
+        (Some(kind), _) => (kind.provider(), kind.version()),
+        (None, State::Plaintext) => ("identity", ""),
+        (None, _) => ("", ""),
+    }
+}
+
+fn coverage(parts: &Parts<'_>) -> Vec<CoverageRow> {
+    let mut rows: BTreeMap<(Scope, &str, &str, String), [u64; 3]> = BTreeMap::new();
+    for (class, count) in parts.counted().filter(|(_, count)| count.entries > 0) {
+        let (provider, version) = provider_of(class.state, class.kind);
+        let scope = parts.table.scope_of(class).cloned().unwrap_or_default();
+        let row = rows.entry((scope, provider, version, parts.key_name(class))).or_default();
+        let [entries, unreadable, stale] = row;
+        *entries += count.entries;
+        *unreadable += if class.readable == Told::No { count.entries } else { 0 };
+        *stale += if class.stale == Told::Yes { count.entries } else { 0 };
+    }
+    let rows = rows.into_iter().map(|((scope, provider, provider_version, key_name), counts)| {
+        let [entries, unreadable, stale] = counts;
+        CoverageRow { scope, provider, provider_version, key_name, entries, unreadable, stale }
+    });
+    rows.collect()
+}
+
+/// A key's row while it is added up.
+#[derive(Default)]
+struct KeyTally {
+    in_config: bool,
+    write_key_for: BTreeSet<String>,
+    count: Count,
+    revisions: Option<(i64, i64)>,
+}
+
+fn keys(parts: &Parts<'_>) -> Vec<KeyRow> {
+    let mut rows: BTreeMap<KeyId, KeyTally> = BTreeMap::new();
+    for (number, class) in parts.table.iter() {
+        let count = parts.tally.counts.get(&number).copied().unwrap_or_default();
+        let Some(kind) = class.kind.filter(|_| count != Count::default()) else { continue };
+        let secret = class.opened_by.and_then(|key| parts.rules.named_key(key)).map(|key| key.secret.fingerprint());
+        let id = KeyId {
+            provider: kind.provider(),
+            provider_version: kind.version(),
+            key_name: parts.key_name(class),
+            kms_key_id: parts.table.name_of(class.kms_key_id),
+            fingerprint: secret.unwrap_or_default(),
+        };
+        let row = rows.entry(id).or_default();
+        row.count += count;
+        row.revisions = match (row.revisions, parts.revisions.get(&number).copied()) {
+            (Some((a, b)), Some((c, d))) => Some((a.min(c), b.max(d))),
+            (one, other) => one.or(other),
+        };
+    }
+    configured_keys(parts.rules, &mut rows);
+    let row = |(id, tally): (KeyId, KeyTally)| KeyRow {
+        id,
+        in_config: tally.in_config,
+        write_key_for: tally.write_key_for.into_iter().collect(),
+        count: tally.count,
+        revisions: tally.revisions,
+    };
+    rows.into_iter().map(row).collect()
+}
+
+/// Marks the rows of configured keys, and adds those that no data names.
+fn configured_keys(rules: &Rules, rows: &mut BTreeMap<KeyId, KeyTally>) {
+    for (file, _) in rules.files().enumerate() {
+        for (resource, specs) in rules.rules_of(file) {
+            for (provider, spec) in specs.iter().enumerate() {
+                for (place, id) in key_ids(spec).into_iter().enumerate() {
+                    let writes = provider == 0 && place == 0;
+                    configure(rows, &id, writes.then(|| resource.to_string()));
+                }
+            }
+        }
+    }
+}
+
+fn configure(rows: &mut BTreeMap<KeyId, KeyTally>, id: &KeyId, writes: Option<String>) {
+    let same_name = |other: &KeyId| {
+        (other.provider, other.provider_version, &other.key_name) == (id.provider, id.provider_version, &id.key_name)
+    };
+    let mark = |row: &mut KeyTally| {
+        row.in_config = true;
+        row.write_key_for.extend(writes.clone());
+    };
+    // A KMS provider's row has the key ids of its values, which no configuration knows.
+    if id.provider == "kms" {
+        let mut found = false;
+        for (_, row) in rows.iter_mut().filter(|(other, _)| same_name(other)) {
+            mark(row);
+            found = true;
+        }
+        if found {
+            return;
+        }
+    }
+    mark(rows.entry(id.clone()).or_default());
+    // Values that bear a configured name without opening by it are a row of their own, whose name is configured.
+    for (other, row) in rows.iter_mut().filter(|(other, _)| same_name(other)) {
+        row.in_config |= other.fingerprint.is_empty();
+    }
+}
+
+/// The keys of a provider as rows tell them apart.
+fn key_ids(spec: &ProviderSpec) -> Vec<KeyId> {
+    let (provider, provider_version) = match spec {
+        ProviderSpec::Identity => return Vec::new(),
+        ProviderSpec::AesCbc(_) => ("aescbc", "v1"),
+        ProviderSpec::AesGcm(_) => ("aesgcm", "v1"),
+        ProviderSpec::Secretbox(_) => ("secretbox", "v1"),
+        ProviderSpec::Kms(kms) => {
+            let provider_version = match kms.version {
+                KmsVersion::V1 => "v1",
+                KmsVersion::V2 => "v2",
+            };
+            let key_name = kms.name.clone();
+            return vec![KeyId { provider: "kms", provider_version, key_name, ..KeyId::default() }];
+        }
+    };
+    let id = |key: &crate::provider::spec::NamedKey| KeyId {
+        provider,
+        provider_version,
+        key_name: key.name.clone(),
+        kms_key_id: String::new(),
+        fingerprint: key.secret.fingerprint(),
+    };
+    static_keys(spec).iter().map(id).collect()
+}
+
+fn findings(parts: &mut Parts<'_>) -> Vec<FindingRow> {
+    let mut rows = Vec::new();
+    for finding in ValueFinding::ALL {
+        let count = match finding.is_history() {
+            true => parts.tally.history_keys.get(&finding).copied().unwrap_or(0),
+            false => {
+                let touched = parts.counted().filter(|(class, _)| class.findings.contains(finding));
+                touched.map(|(_, count)| count.entries).sum()
+            }
+        };
+        if count > 0 {
+            let keys = parts.first_keys.remove(&finding).unwrap_or_default();
+            rows.push(FindingRow { finding: Finding::Value(finding), count, keys, details: Vec::new() });
+        }
+    }
+    for (finding, details) in std::mem::take(&mut parts.file) {
+        rows.push(FindingRow { finding, count: 0, keys: Vec::new(), details });
+    }
+    rows.extend(configuration_findings(parts.rules, &rows));
+    rows.sort_by_key(|row| std::cmp::Reverse(row.finding.severity()));
+    rows
+}
+
+/// What the configurations' lints say, but for keys that values are on: that weighs more, and is said already.
+fn configuration_findings(rules: &Rules, said: &[FindingRow]) -> Vec<FindingRow> {
+    let mut by_id: BTreeMap<Finding, Vec<String>> = BTreeMap::new();
+    for (path, configuration) in rules.files() {
+        for lint in &configuration.lints {
+            let place = lint.line.map_or(path.to_owned(), |line| format!("{path}:{line}"));
+            by_id.entry(Finding::Config(lint.id)).or_default().push(format!("{place}: {}", lint.message));
+        }
+    }
+    let unsaid = |finding: &Finding| said.iter().all(|row| row.finding.id() != finding.id());
+    let row = |(finding, details)| FindingRow { finding, count: 0, keys: Vec::new(), details };
+    by_id.into_iter().filter(|(finding, _)| unsaid(finding)).map(row).collect()
+}

@@ -1,0 +1,127 @@
+//! What must be known of a store before its values are judged: its roots and, for a selection, its custom resources.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::bbolt::PageFile;
+use crate::kube::custom::{CustomResource, CustomResources};
+use crate::kube::key::{Address, Known, ObjectKey, Roots};
+use crate::kube::resource::GroupResource;
+use crate::kube::roots::RootFinder;
+use crate::kube::select::Selected;
+use crate::provider::chain::Answer;
+use crate::provider::kms::DekTable;
+use crate::provider::plaintext::Plaintext;
+use crate::source::scan::Visitor;
+use crate::source::snapshot::{Outline, PassOptions, ReadError, Snapshot};
+use crate::source::{Place, Record};
+
+use super::rules::{Guard, Rules};
+use super::run::{AuditError, Options};
+
+/// So many leaf pages are looked at to find the roots of a store; smaller stores are looked at whole.
+const SAMPLED_LEAVES: usize = 256;
+
+/// Resources beyond so many are not remembered; no cluster serves a tenth of it.
+const MAX_RESOURCES: usize = 65_536;
+
+/// The roots as far as a sample of the keys tells.
+pub fn sampled_roots(file: &PageFile, outline: &Outline) -> Roots {
+    let mut finder = RootFinder::new();
+    outline.sample(file, SAMPLED_LEAVES, |key| finder.see(key));
+    finder.finish()
+}
+
+/// The roots as all keys tell.
+pub fn roots(snapshot: &mut Snapshot, pass: PassOptions<'_>) -> Result<Roots, ReadError> {
+    let pass = PassOptions { digest: false, ..pass };
+    let pass = snapshot.pass(pass, |_, _| (), |()| Finding(RootFinder::new()))?;
+    let mut all = RootFinder::new();
+    pass.visitors.into_iter().for_each(|finding| all.absorb(finding.0));
+    Ok(all.finish())
+}
+
+struct Finding(RootFinder);
+
+impl Visitor for Finding {
+    fn record(&mut self, record: &Record<'_>) {
+        self.0.see(record.kv.key);
+    }
+}
+
+/// What a selection means in this store; with it the roots, which were needed for it. Without a selection nothing is
+/// read, and the roots are those that were given.
+pub fn select(
+    snapshot: &mut Snapshot,
+    rules: &Rules,
+    options: &Options<'_>,
+) -> Result<(Option<Roots>, Option<Selected>), AuditError> {
+    if options.selection.is_everything() {
+        return Ok((options.roots.clone(), None));
+    }
+    let found = match &options.roots {
+        Some(roots) => roots.clone(),
+        None => roots(snapshot, options.pass)?,
+    };
+    let shared = Arc::new(found);
+    let pass = PassOptions { digest: false, ..options.pass };
+    let learner = |_: &()| Learner {
+        rules,
+        roots: shared.clone(),
+        definitions: Vec::new(),
+        resources: BTreeSet::new(),
+        scratch: Plaintext::new(),
+    };
+    let pass = snapshot.pass(pass, |_, _| (), learner)?;
+    let (mut definitions, mut resources) = (Vec::new(), BTreeSet::new());
+    for learner in pass.visitors {
+        definitions.extend(learner.definitions);
+        resources.extend(learner.resources);
+    }
+    // The newest revision of a definition counts, so they are taken in the order of their places.
+    definitions.sort_by_key(|(place, _)| *place);
+    let mut custom = CustomResources::default();
+    definitions.into_iter().for_each(|(_, resource)| custom.insert(resource));
+    let selected = options.selection.resolve(&custom, &resources)?;
+    Ok((Some(Arc::unwrap_or_clone(shared)), Some(selected)))
+}
+
+/// Learns the custom resources of a store from their definitions, and from objects whose definition is gone.
+struct Learner<'l> {
+    rules: &'l Rules,
+    roots: Arc<Roots>,
+    definitions: Vec<(Place, CustomResource)>,
+    resources: BTreeSet<GroupResource>,
+    scratch: Plaintext,
+}
+
+impl Visitor for Learner<'_> {
+    fn record(&mut self, record: &Record<'_>) {
+        let roots = self.roots.clone();
+        let Address::Object(object) = roots.locate(record.kv.key) else { return };
+        if object.known != Known::BuiltIn && self.resources.len() < MAX_RESOURCES {
+            self.resources.insert(object.group_resource());
+        }
+        if object.resource == "customresourcedefinitions" && !record.revision.tombstone {
+            self.define(&object, record);
+        }
+    }
+}
+
+impl Learner<'_> {
+    fn define(&mut self, object: &ObjectKey<'_>, record: &Record<'_>) {
+        let chain = match self.rules.guard(&Address::Object(*object)) {
+            Guard::Chain(chain) => self.rules.chain(chain),
+            Guard::Unsettled | Guard::Nobody => None,
+        };
+        let kv = &record.kv;
+        let answer = chain.map(|chain| chain.open(kv.key, kv.value, &DekTable::new(), &mut self.scratch));
+        let plaintext = match answer {
+            Some(Answer::Opened { plaintext, .. }) => Some(plaintext),
+            // Without a configuration a definition that is not encrypted can be read as it is.
+            _ => Some(kv.value),
+        };
+        let definition = CustomResource::of(object.name, plaintext);
+        self.definitions.extend(definition.map(|definition| (record.place, definition)));
+    }
+}
