@@ -64,8 +64,8 @@ pub enum KeyError {
     },
 }
 
-/// What kube-apiserver would make of a stored value.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What kube-apiserver would make of a stored value. Its `Debug` shows the plaintext's length only.
+#[derive(Clone, PartialEq, Eq)]
 pub enum Answer<'a> {
     /// It opens.
     Opened {
@@ -85,6 +85,19 @@ pub enum Answer<'a> {
         /// The place of the provider, from 0.
         provider: usize,
     },
+}
+
+impl fmt::Debug for Answer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Opened { plaintext, provider, key, stale } => {
+                let bytes = plaintext.len();
+                write!(f, "Opened({bytes} bytes by provider {provider}, key {key}, stale {stale})")
+            }
+            Self::Failed(failure) => write!(f, "Failed({failure})"),
+            Self::Waits { provider } => write!(f, "Waits(for provider {provider})"),
+        }
+    }
 }
 
 /// What one provider makes of a value.

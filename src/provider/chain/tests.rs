@@ -65,6 +65,13 @@ fn a_chain_is_shared_between_threads() {
 }
 
 #[test]
+fn plaintext_does_not_print() {
+    let mut scratch = Plaintext::new();
+    let answer = Chain::identity().open(DEMO, b"hunter2", &DekTable::new(), &mut scratch);
+    assert_eq!(format!("{answer:?}"), "Opened(7 bytes by provider 0, key 0, stale false)");
+}
+
+#[test]
 fn only_the_first_place_of_both_levels_is_fresh() {
     let (a, b) = (keys(&[("a", 1)]), keys(&[("b", 2)]));
     let by_b = sealed_by(&[ProviderSpec::AesGcm(b.clone())], b"x");

@@ -15,6 +15,10 @@ const FEW: usize = 4;
 /// The most bytes that all keys and values together may have.
 const MAX_BYTES: usize = 32 * 1024;
 
+/// How many keys are complained of at most. A hostile value could have a hundred thousand; upstream would name them all,
+/// in random order.
+const MAX_COMPLAINTS: usize = 8;
+
 /// The most characters of a key.
 const MAX_SUBDOMAIN_BYTES: usize = 253;
 
@@ -82,7 +86,7 @@ impl<'v> Annotations<'v> {
             return Ok(());
         }
         let oversize = || format!("total size of annotations is {total}, which exceeds the max size of {MAX_BYTES}");
-        let complaints = self.iter().filter_map(|(key, _)| key_complaint(key));
+        let complaints = self.iter().filter_map(|(key, _)| key_complaint(key)).take(MAX_COMPLAINTS);
         let mut text = String::new();
         // Writing to a string does not fail.
         let _ = write_aggregate(&mut text, complaints.chain((total > MAX_BYTES).then(oversize)));
@@ -253,6 +257,13 @@ mod tests {
             "failed to validate annotations: [annotations: Required value, \
              total size of annotations is 32769, which exceeds the max size of 32768]"
         );
+    }
+
+    #[test]
+    fn a_hundred_thousand_bad_keys_make_a_short_complaint() {
+        let keys: Vec<String> = (0..100_000).map(|number| format!("K{number}")).collect();
+        let pairs: Vec<(&str, &[u8])> = keys.iter().map(|key| (&**key, &b""[..])).collect();
+        assert!(complaint(&pairs).unwrap().len() < 4096);
     }
 
     #[test]

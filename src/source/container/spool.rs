@@ -10,7 +10,7 @@ use super::Place;
 use super::stream::Fault;
 
 const COPY_BYTES: usize = 256 * 1024;
-/// How much is written before the room is looked at again.
+/// How much is written at most before the room is looked at again; less where there is little of it.
 const CHECK_BYTES: u64 = 16 * 1024 * 1024;
 /// A file system is never filled further than this, since other programs need it, too.
 const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
@@ -51,7 +51,7 @@ impl<'a> Spool<'a> {
         // Unlinked at once, or never linked: a killed process leaves nothing behind.
         let file = tempfile::tempfile_in(temp_dir).map_err(fail)?;
         file.set_permissions(Permissions::from_mode(0o600)).map_err(fail)?;
-        let spool = Self { file, temp_dir, room, size, written: 0, next_check: CHECK_BYTES };
+        let mut spool = Self { file, temp_dir, room, size, written: 0, next_check: 0 };
         spool.check(0)?;
         Ok(spool)
     }
@@ -74,7 +74,6 @@ impl<'a> Spool<'a> {
         let after = self.written.saturating_add(bytes.len() as u64);
         if after >= self.next_check {
             self.check(bytes.len() as u64)?;
-            self.next_check = after.saturating_add(CHECK_BYTES);
         }
         self.file.write_all(bytes).map_err(|source| match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => self.no_room(after, self.written),
@@ -85,13 +84,15 @@ impl<'a> Spool<'a> {
     }
 
     /// Looks whether what is known to come, at least the `next` bytes, has room.
-    fn check(&self, next: u64) -> Result<(), ContainerError> {
+    fn check(&mut self, next: u64) -> Result<(), ContainerError> {
         let to_come = self.size.map_or(next, |size| size.saturating_sub(self.written).max(next));
         let room = (self.room)(self.temp_dir)
             .map_err(|source| ContainerError::Temp { temp_dir: self.temp_dir.to_owned(), source })?;
         if to_come > room.available {
             return Err(self.no_room(self.written.saturating_add(to_come), self.written.saturating_add(room.available)));
         }
+        let unchecked = CHECK_BYTES.min(room.available / 2).max(COPY_BYTES as u64);
+        self.next_check = self.written.saturating_add(next).saturating_add(unchecked);
         Ok(())
     }
 
