@@ -4,8 +4,10 @@
 
 pub mod audit;
 pub mod bbolt;
+pub mod cli;
 pub mod config;
 pub mod etcd;
 pub mod kube;
 pub mod provider;
+pub mod report;
 pub mod source;

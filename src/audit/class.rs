@@ -1,6 +1,7 @@
 //! Records that are alike in everything a summary tells apart share a class, so that a record's trace needs to carry no
 //! more than the class's number.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
 
@@ -187,9 +188,9 @@ impl Table {
     }
 
     /// A name by its number, as text; bytes that are none are replaced.
-    pub fn name_of(&self, number: Number) -> String {
+    pub fn name_of(&self, number: Number) -> Cow<'_, str> {
         let name = number.checked_sub(1).and_then(|index| self.names.get(index as usize));
-        name.map_or(String::new(), |name| String::from_utf8_lossy(name).into_owned())
+        String::from_utf8_lossy(name.map_or(&[], Vec::as_slice))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The audit: every value of a store against the configurations that should open it.
 //!
 //! Read in this order: [`finding`] (what can be wrong), [`rules`] (what the configurations mean), [`classify`] (one value,
-//! pure), [`class`] and [`summary`] (what adds up), [`rows`] (one row for each record, sorted), [`run`] (all of it, in
+//! pure), [`class`] and [`summary`] (what adds up), [`rows`] and [`row`] (one for each record, sorted), [`run`] (all of it, in
 //! parallel, in one pass over the file).
 //!
 //! Nothing here knows forms of output, and nothing writes.
@@ -9,6 +9,7 @@
 pub mod class;
 pub mod classify;
 pub mod finding;
+pub mod row;
 pub mod rows;
 pub mod rules;
 pub mod run;

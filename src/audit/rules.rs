@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use crate::config::{self, ApiServers, ChainId, Configuration, Coverage, LintId};
+pub use crate::config::Configuration;
+use crate::config::{self, ApiServers, ChainId, Coverage, LintId};
 use crate::kube::key::{Address, Known, ObjectKey, Reserved};
 use crate::kube::resource::{ApiServer, GroupResource};
 use crate::provider::chain::{Chain, KeyError, Label};
@@ -85,6 +86,12 @@ impl Rules {
         self.servers.rules_of(file)
     }
 
+    /// The same in words, without secrets.
+    pub fn described(&self, file: usize) -> Vec<(String, Vec<DescribedProvider>)> {
+        let rules = self.rules_of(file).into_iter();
+        rules.map(|(resource, specs)| (resource.to_string(), specs.iter().map(describe).collect())).collect()
+    }
+
     /// A prepared chain.
     pub fn chain(&self, chain: ChainRef) -> Option<&Chain> {
         self.chains.get(chain.index())
@@ -150,6 +157,35 @@ impl Rules {
         let anything = GroupResource::new("", "secrets");
         self.servers.resolve(ApiServer::Kube, &anything) != Coverage::Uncovered
     }
+}
+
+/// A provider in words, without secrets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DescribedProvider {
+    /// `identity`, `aescbc`, `aesgcm`, `secretbox` or `kms`.
+    pub provider: &'static str,
+    /// The KMS provider's name.
+    pub name: Option<String>,
+    /// Where the KMS plugin listens.
+    pub endpoint: Option<String>,
+    /// Name, fingerprint and length in bytes of each key.
+    pub keys: Vec<(String, String, usize)>,
+}
+
+fn describe(spec: &ProviderSpec) -> DescribedProvider {
+    let provider = match spec {
+        ProviderSpec::Identity => "identity",
+        ProviderSpec::AesCbc(_) => "aescbc",
+        ProviderSpec::AesGcm(_) => "aesgcm",
+        ProviderSpec::Secretbox(_) => "secretbox",
+        ProviderSpec::Kms(_) => "kms",
+    };
+    let (name, endpoint) = match spec {
+        ProviderSpec::Kms(kms) => (Some(kms.name.clone()), Some(kms.endpoint.clone())),
+        _ => (None, None),
+    };
+    let key = |key: &NamedKey| (key.name.clone(), key.secret.fingerprint(), key.secret.len());
+    DescribedProvider { provider, name, endpoint, keys: static_keys(spec).iter().map(key).collect() }
 }
 
 /// The keys of a static-key provider; none of others.

@@ -7,8 +7,6 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use crate::bbolt::{Fault, Faults, PageFile};
-use crate::etcd::meta::StoreMeta;
 use crate::kube::key::{Address, Roots};
 use crate::kube::payload::Encoding;
 use crate::kube::select::{SelectError, Selected, Selection};
@@ -18,7 +16,7 @@ use crate::source::digest::{Digests, Trailer};
 use crate::source::scan::Visitor;
 use crate::source::snapshot::{Outline, PassOptions, ReadError, Snapshot};
 use crate::source::trace::{Mark, TraceKey, Traces, settle};
-use crate::source::{Place, Record};
+use crate::source::{Fault, Faults, PageFile, Place, Record, StoreMeta};
 
 use super::class::{Classes, Known, Number, Scope, TOMBSTONE, Table};
 use super::classify::judge;

@@ -280,7 +280,7 @@ impl Parts<'_> {
 
     /// The name that a class's values bear: the opener's, else their own.
     fn key_name(&self, class: &Class) -> String {
-        self.table.name_of(class.key_name)
+        self.table.name_of(class.key_name).into_owned()
     }
 }
 
@@ -354,7 +354,7 @@ fn keys(parts: &Parts<'_>) -> Vec<KeyRow> {
             provider: kind.provider(),
             provider_version: kind.version(),
             key_name: parts.key_name(class),
-            kms_key_id: parts.table.name_of(class.kms_key_id),
+            kms_key_id: parts.table.name_of(class.kms_key_id).into_owned(),
             fingerprint: secret.unwrap_or_default(),
         };
         let row = rows.entry(id).or_default();

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::bbolt::PageFile;
 use crate::kube::custom::{CustomResource, CustomResources};
 use crate::kube::key::{Address, Known, ObjectKey, Roots};
 use crate::kube::resource::GroupResource;
@@ -14,7 +13,7 @@ use crate::provider::kms::DekTable;
 use crate::provider::plaintext::Plaintext;
 use crate::source::scan::Visitor;
 use crate::source::snapshot::{Outline, PassOptions, ReadError, Snapshot};
-use crate::source::{Place, Record};
+use crate::source::{PageFile, Place, Record};
 
 use super::rules::{Guard, Rules};
 use super::run::{AuditError, Options};

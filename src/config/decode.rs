@@ -147,10 +147,11 @@ pub(super) fn decode(root: Node, era: Era) -> Decoded {
     let place = root.place;
     let mut decoder = Decoder { era, ..Decoder::default() };
     let mut resources = Vec::new();
-    decoder.object(root, "", &["apiVersion", "kind", "resources"], &mut |decoder, name, node, path| match name {
-        "resources" => resources = decoder.list(node, path, Decoder::resource_configuration),
-        // These two were read before; here only their types are left to check, which was done there.
-        _ => {}
+    decoder.object(root, "", &["apiVersion", "kind", "resources"], &mut |decoder, name, node, path| {
+        // The types of the other two were checked when the kind was looked for.
+        if name == "resources" {
+            resources = decoder.list(node, path, Decoder::resource_configuration);
+        }
     });
     Decoded {
         file: File { resources, place },

@@ -117,26 +117,36 @@ enum Part {
 
 /// Checks what Go would unescape. In a host only bytes beyond ASCII (and `%25`) may be escaped.
 fn unescape(text: &str, part: Part) -> Result<(), String> {
-    let mut characters = text.char_indices();
-    while let Some((at, character)) = characters.next() {
+    for (at, character) in text.char_indices() {
         if character != '%' {
             let plain = character.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:[]<>\"".contains(character);
             if part == Part::Host && character.is_ascii() && !plain {
-                return Err(format!("invalid character \"{character}\" in host name"));
+                return Err(format!("invalid character \"{}\" in host name", quotable(&character.to_string())));
             }
             continue;
         }
-        let digits: Vec<u32> = characters.by_ref().take(2).map_while(|(_, digit)| digit.to_digit(16)).collect();
-        let escape: String = text.get(at..).unwrap_or_default().chars().take(3).collect();
-        let allowed = match digits.as_slice() {
-            [high, _] => part == Part::Path || *high >= 8 || escape == "%25",
+        // Go counts bytes here, and may cut a character in two.
+        let escape = text.as_bytes().get(at..).map(|rest| rest.get(..3).unwrap_or(rest)).unwrap_or_default();
+        let digit = |index: usize| escape.get(index).and_then(|byte| char::from(*byte).to_digit(16));
+        let allowed = match (digit(1), digit(2)) {
+            (Some(high), Some(_)) => part == Part::Path || high >= 8 || escape == b"%25",
             _ => false,
         };
         if !allowed {
-            return Err(format!("invalid URL escape \"{escape}\""));
+            return Err(format!("invalid URL escape \"{}\"", go_quoted(escape)));
         }
     }
     Ok(())
+}
+
+/// Bytes as Go's `%q` shows them.
+fn go_quoted(bytes: &[u8]) -> String {
+    let mut out = String::new();
+    for chunk in bytes.utf8_chunks() {
+        out.push_str(&quotable(chunk.valid()));
+        out.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    out
 }
 
 #[cfg(test)]

@@ -10,9 +10,17 @@ use super::tree::{Place, SyntaxError, Text};
 /// How much upstream's reader takes in at once: a fault beyond the chunk in which the document ends is never seen.
 const READ_BYTES: usize = 512;
 
+/// Characters ready for a parser of newer YAML.
+pub(super) struct Source {
+    /// The text, its lines ended by line feeds alone.
+    pub text: Text,
+    /// Where U+2028 and U+2029 stood, counted in characters of `text`, ascending.
+    pub separators: Vec<usize>,
+}
+
 /// The characters, with YAML 1.1's line breaks as line feeds. What is no UTF-8 becomes U+FFFD; if it matters,
 /// [`check_characters`] tells.
-pub(super) fn decode(bytes: &[u8]) -> Result<Text, SyntaxError> {
+pub(super) fn decode(bytes: &[u8]) -> Result<Source, SyntaxError> {
     let text = match bytes {
         [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes)?,
         [0xfe, 0xff, rest @ ..] => utf16(rest, u16::from_be_bytes)?,
@@ -31,10 +39,12 @@ fn utf16(bytes: &[u8], word: fn([u8; 2]) -> u16) -> Result<Text, SyntaxError> {
     if rest.is_empty() { Ok(text) } else { Err(SyntaxError::new("the UTF-16 ends within a character")) }
 }
 
-/// CR LF, a lone CR and NEL all end a line in YAML 1.1; the parser of newer YAML knows only the first two.
-fn normalise(text: &str) -> Text {
+/// CR LF, a lone CR, NEL and the Unicode separators all end a line in YAML 1.1; newer YAML knows only the first two.
+fn normalise(text: &str) -> Source {
     let mut out = Zeroizing::new(String::with_capacity(text.len()));
+    let mut separators = Vec::new();
     let mut characters = text.chars().peekable();
+    let mut count = 0;
     while let Some(character) = characters.next() {
         match character {
             '\r' => {
@@ -42,10 +52,15 @@ fn normalise(text: &str) -> Text {
                 out.push('\n');
             }
             '\u{85}' => out.push('\n'),
+            '\u{2028}' | '\u{2029}' => {
+                separators.push(count);
+                out.push('\n');
+            }
             other => out.push(other),
         }
+        count += 1;
     }
-    out
+    Source { text: out, separators }
 }
 
 /// Refuses what upstream's reader refuses in the part of the file that it takes in: the document ends at the character
@@ -101,11 +116,7 @@ fn seen_bytes(content: &[u8], characters: usize) -> usize {
 }
 
 fn check_text(text: &str) -> Result<(), SyntaxError> {
-    let allowed = |character| match character {
-        '\t' | '\n' | '\r' | ' '..='~' | '\u{85}' => true,
-        '\u{a0}'..='\u{fffd}' | '\u{10000}'..='\u{10ffff}' => true,
-        _ => false,
-    };
+    let allowed = |character| matches!(character, '\t' | '\n' | '\r' | ' '..='~' | '\u{85}' | '\u{a0}'..='\u{fffd}' | '\u{10000}'..);
     for (number, line) in (1..).zip(text.split('\n')) {
         if let Some(column) = line.chars().position(|character| !allowed(character)) {
             let place = Place { line: number, column: column as u64 + 1 };

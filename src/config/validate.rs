@@ -81,8 +81,15 @@ struct Checker {
 
 impl Checker {
     fn push(&mut self, path: &str, place: Place, message: String, since: Option<&'static str>) {
+        let broken = Broken { complaint: Complaint::at(Stage::Validation, path, place, message), since };
         if self.broken.len() < COMPLAINT_LIMIT {
-            self.broken.push(Broken { complaint: Complaint::at(Stage::Validation, path, place, message), since });
+            self.broken.push(broken);
+        } else if let Some(last) = self.broken.last_mut()
+            && last.since.is_some()
+            && since.is_none()
+        {
+            // What no release takes must not get lost behind what some did.
+            *last = broken;
         }
     }
 

@@ -28,8 +28,8 @@ pub(super) struct Document {
 
 /// Reads the first document; an empty one is null.
 pub(super) fn read(bytes: &[u8]) -> Result<Document, SyntaxError> {
-    let source = text::decode(bytes)?;
-    let raw = Graph::read(&source)?;
+    let text::Source { text: source, separators } = text::decode(bytes)?;
+    let raw = Graph::read(&source, &separators)?;
     text::check_characters(bytes, &source, raw.end)?;
     let mut builder = Builder {
         graph: &raw,
@@ -86,22 +86,27 @@ fn fault(error: &ScanError) -> SyntaxError {
 }
 
 impl Graph {
-    fn read(source: &str) -> Result<Self, SyntaxError> {
+    fn read(source: &str, separators: &[usize]) -> Result<Self, SyntaxError> {
         let mut options = granit_parser::Options::default();
         options.set_emit_comments(false);
         options.flow_nesting_limit = DEPTH_LIMIT;
         options.block_nesting_limit = DEPTH_LIMIT;
         options.bom_inside_document_as_content = true;
         options.block_scalar_eof_without_line_feed = true;
+        refuse_leading_end(source)?;
         let mut graph = Self { nodes: Vec::new(), root: None, end: 0, more: None };
         let mut anchors = HashMap::new();
         let mut open: Vec<usize> = Vec::new();
         // The column of each open block collection; flow collections keep that of what is around them.
         let mut indents: Vec<usize> = Vec::new();
+        let mut flows = 0usize;
         let mut parser = Parser::new_from_str_with_options(source, options);
         while let Some(next) = parser.next() {
             let (event, span) = next.map_err(|error| fault(&error))?;
             let at = place(span.start);
+            if event.is_node() {
+                tabs(source, &indents, flows).before(span)?;
+            }
             let (kind, anchor) = match event {
                 Event::DocumentStart(_, version) => {
                     if version.is_some_and(|version| (version.major, version.minor) != (1, 1)) {
@@ -117,12 +122,21 @@ impl Graph {
                 Event::SequenceEnd | Event::MappingEnd => {
                     open.pop();
                     indents.pop();
+                    if flows > 0 {
+                        flows -= 1;
+                        tabs(source, &indents, flows).after(span, false)?;
+                    }
                     continue;
                 }
                 Event::Scalar(text, style, anchor, tag) => {
-                    if style == ScalarStyle::Plain {
-                        check_tabs(source, span, indents.last().copied())?;
+                    match style {
+                        ScalarStyle::Literal | ScalarStyle::Folded => {}
+                        _ => {
+                            let plain = style == ScalarStyle::Plain && !text.is_empty();
+                            tabs(source, &indents, flows).after(span, plain)?;
+                        }
                     }
+                    check_separators(separators, span)?;
                     let tag = tag.map(|tag| format!("{}{}", tag.handle(), tag.suffix()));
                     // The tag `!` alone asks for the type of the plain scalar, whatever its style.
                     let unspecific = tag.as_deref() == Some("!");
@@ -132,10 +146,12 @@ impl Graph {
                 }
                 Event::SequenceStart(style, anchor, _) => {
                     indents.push(indent(style, span, &indents));
+                    flows += usize::from(flows > 0 || style == StructureStyle::Flow);
                     (RawKind::List(Vec::new()), anchor)
                 }
                 Event::MappingStart(style, anchor, _) => {
                     indents.push(indent(style, span, &indents));
+                    flows += usize::from(flows > 0 || style == StructureStyle::Flow);
                     (RawKind::Map(Vec::new()), anchor)
                 }
                 Event::Alias(anchor) => match anchors.get(&anchor) {
@@ -175,6 +191,30 @@ impl Graph {
     }
 }
 
+/// YAML 1.1's grammar has no place for `...` before the first document.
+fn refuse_leading_end(source: &str) -> Result<(), SyntaxError> {
+    let blank = |line: &str| line.trim_matches([' ', '\t']).is_empty() || line.trim_start_matches(' ').starts_with('#');
+    let Some((number, line)) = (1..).zip(source.split('\n')).find(|(_, line)| !blank(line)) else { return Ok(()) };
+    if line.strip_prefix("...").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t'])) {
+        return Err(SyntaxError::at(Place { line: number, column: 1 }, "a document's end stands before any document"));
+    }
+    Ok(())
+}
+
+fn tabs<'a>(source: &'a str, indents: &[usize], flows: usize) -> TabCheck<'a> {
+    TabCheck { source, indent: indents.last().copied(), in_flow: flows > 0 }
+}
+
+/// Upstream keeps these separators where a scalar goes over several lines. Nobody writes one; telling so is better than
+/// reading another value than upstream.
+fn check_separators(separators: &[usize], span: Span) -> Result<(), SyntaxError> {
+    let first = separators.partition_point(|at| *at < span.start.index());
+    if separators.get(first).is_some_and(|at| *at < span.end.index()) {
+        return Err(SyntaxError::at(place(span.start), "a Unicode line separator within a value is not supported"));
+    }
+    Ok(())
+}
+
 fn indent(style: StructureStyle, span: Span, indents: &[usize]) -> usize {
     match style {
         StructureStyle::Block => span.start.col(),
@@ -182,33 +222,65 @@ fn indent(style: StructureStyle, span: Span, indents: &[usize]) -> usize {
     }
 }
 
-/// In the lines that continue or follow a plain scalar, YAML 1.1's scanner refuses a tab at or before the column of the
-/// collection around it, even where nothing but white space follows.
-fn check_tabs(source: &str, span: Span, indent: Option<usize>) -> Result<(), SyntaxError> {
-    let (Some(indent), Some(start), Some(end)) = (indent, span.start.byte_offset(), span.end.byte_offset()) else {
-        return Ok(());
-    };
-    let (mut line, mut column) = (span.start.line() as u64, span.start.col());
-    let mut leading = false;
-    for (at, character) in source.get(start..).unwrap_or_default().char_indices() {
-        match character {
-            '\n' => {
-                leading = true;
-                line += 1;
-                column = 0;
-                continue;
-            }
-            '\t' if leading && column <= indent => {
-                let place = Place { line, column: column as u64 + 1 };
-                return Err(SyntaxError::at(place, "found a tab character that violates indentation"));
-            }
-            ' ' | '\t' => {}
-            _ if start + at >= end => return Ok(()),
-            _ => leading = false,
+/// Tabs where YAML 1.1's scanner refuses them and newer ones don't: in the lines that continue or follow a plain scalar, at
+/// or before the column of the collection around it; and in front of whatever follows a node of a block, be it only a
+/// comment or the end of the text.
+struct TabCheck<'a> {
+    source: &'a str,
+    /// The column of the collection around, none for the root.
+    indent: Option<usize>,
+    in_flow: bool,
+}
+
+impl TabCheck<'_> {
+    fn after(&self, span: Span, plain: bool) -> Result<(), SyntaxError> {
+        let (Some(start), Some(end)) = (span.start.byte_offset(), span.end.byte_offset()) else { return Ok(()) };
+        let (mut line, mut column) = (span.start.line() as u64, span.start.col());
+        // A quoted scalar may hold tabs; what counts begins behind it.
+        let first = if plain { start } else { end };
+        if !plain {
+            (line, column) = (span.end.line() as u64, span.end.col());
         }
-        column += 1;
+        let (mut leading, mut in_scalar, mut comment) = (false, plain, false);
+        for (at, character) in self.source.get(first..).unwrap_or_default().char_indices() {
+            match character {
+                '\n' => {
+                    (leading, comment) = (true, false);
+                    line += 1;
+                    column = 0;
+                    continue;
+                }
+                _ if comment => {}
+                '\t' if leading && self.refuses(column, in_scalar) => {
+                    let place = Place { line, column: column as u64 + 1 };
+                    return Err(SyntaxError::at(place, "found a tab character where indentation is expected"));
+                }
+                ' ' | '\t' => {}
+                '#' if first + at >= end => (comment, in_scalar) = (true, false),
+                _ if first + at >= end => return Ok(()),
+                _ => leading = false,
+            }
+            column += 1;
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// In a block, where a key could begin: at the start of a line, or behind the dash of an item.
+    fn before(&self, span: Span) -> Result<(), SyntaxError> {
+        let before = span.start.byte_offset().and_then(|start| self.source.get(..start)).unwrap_or_default();
+        let rest = before.trim_end_matches([' ', '\t']);
+        let blanks = before.get(rest.len()..).unwrap_or_default();
+        let item =
+            || rest.strip_suffix(['-', '?']).is_some_and(|rest| rest.is_empty() || rest.ends_with([' ', '\t', '\n']));
+        if !self.in_flow && blanks.contains('\t') && (rest.is_empty() || rest.ends_with('\n') || item()) {
+            return Err(SyntaxError::at(place(span.start), "found a tab character where indentation is expected"));
+        }
+        Ok(())
+    }
+
+    fn refuses(&self, column: usize, in_scalar: bool) -> bool {
+        if in_scalar { self.indent.is_some_and(|indent| column <= indent) } else { !self.in_flow }
+    }
 }
 
 /// Where the next document's content begins, if the text has any. What is no YAML there is content, too.

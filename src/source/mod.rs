@@ -12,7 +12,9 @@ pub mod trace;
 
 pub use snapshot::Snapshot;
 
-use crate::bbolt::FaultKind;
+pub use crate::bbolt::{Fault, FaultKind, Faults, PageFile};
+pub use crate::etcd::meta::StoreMeta;
+
 use crate::etcd::{KeyValue, RevisionKey};
 
 /// A key of the `key` bucket that is no revision.

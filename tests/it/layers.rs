@@ -17,12 +17,13 @@ const LAYERS: [Layer; 13] = [
     ("etcd", &["bbolt"]),
     ("config", &["kube", "provider"]),
     ("plugin", &["provider"]),
-    ("source", &["etcd", "kine"]),
+    ("source", &["bbolt", "etcd", "kine"]),
     ("distro", &["source", "etcd", "kine", "config", "provider"]),
     ("audit", &["source", "config", "plugin", "kube", "provider", "distro"]),
     ("rewrite", &["source", "config", "plugin", "kube", "provider", "distro", "etcd", "kine"]),
     ("recover", &["source", "config", "plugin", "kube", "provider", "distro", "etcd"]),
-    ("report", &["audit", "rewrite", "recover", "distro"]),
+    // Of `config` and `source` a report renders what their checks found, and nothing else.
+    ("report", &["audit", "rewrite", "recover", "distro", "config", "source"]),
 ];
 
 /// These may use everything.

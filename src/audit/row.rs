@@ -1,0 +1,190 @@
+//! A row in words: what is known of one record, as columns have it.
+
+use std::borrow::Cow;
+use std::io;
+
+use crate::kube::key::Address;
+use crate::kube::payload::Encoding;
+use crate::provider::chain::Label;
+
+use super::class::TOMBSTONE;
+use super::classify::{State, Told};
+use super::finding::FindingSet;
+use super::rows::{Merge, RawRow, decode};
+use super::run::Context;
+use super::summary::provider_of;
+
+/// What a record is to its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordKind {
+    /// What the API server reads.
+    Entry,
+    /// An older revision.
+    History,
+    /// A tombstone.
+    Deleted,
+}
+
+impl RecordKind {
+    /// The stable word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Entry => "entry",
+            Self::History => "history",
+            Self::Deleted => "deleted",
+        }
+    }
+}
+
+/// A record as columns have it. Texts are as the store has them; whoever prints them makes them harmless.
+#[derive(Clone, Debug)]
+pub struct Row<'r> {
+    /// The etcd key.
+    pub key: &'r [u8],
+    /// The API group; empty for the core group and for what is no API object.
+    pub group: &'r str,
+    /// The plural resource name; empty for what is no API object.
+    pub resource: &'r str,
+    /// The namespace; empty where there is none.
+    pub namespace: &'r str,
+    /// The object's name; empty for what is no API object.
+    pub name: &'r str,
+    /// What the record is to its key.
+    pub record: RecordKind,
+    /// As etcd has it.
+    pub create_revision: i64,
+    /// The main revision at which the record was written.
+    pub mod_revision: i64,
+    /// As etcd has it.
+    pub version: i64,
+    /// As etcd has it; 0 = none.
+    pub lease: i64,
+    /// Length of the stored value.
+    pub value_bytes: u64,
+    /// What the value is.
+    pub state: State,
+    /// What is said of it; none for a tombstone.
+    pub verdict: Option<RowVerdict<'r>>,
+}
+
+/// What is said of a record's value.
+#[derive(Clone, Debug)]
+pub struct RowVerdict<'r> {
+    /// Provider and version of the value's own prefix.
+    pub provider: (&'static str, &'static str),
+    /// The key's or KMS provider's name.
+    pub key_name: Cow<'r, str>,
+    /// KMS v2's key id.
+    pub kms_key_id: Cow<'r, str>,
+    /// Form of the plaintext.
+    pub encoding: Option<Encoding>,
+    /// Whether it would be served.
+    pub readable: Told,
+    /// What opened it.
+    pub opened_by: Option<Label<'r>>,
+    /// What would be written now.
+    pub expected: Option<Label<'r>>,
+    /// Whether it is not what would be written now.
+    pub stale: Told,
+    /// What is wrong with it.
+    pub findings: FindingSet,
+    /// Why, for a person.
+    pub detail: &'r str,
+    /// SHA-256 of the stored value.
+    pub value_sha256: [u8; 32],
+}
+
+impl Context {
+    /// Looks a raw row's numbers up.
+    pub fn row<'r>(&'r self, raw: &RawRow<'r>, record: RecordKind) -> Row<'r> {
+        let (group, resource, namespace, name) = match self.roots.locate(raw.key) {
+            Address::Object(object) => {
+                (object.group, object.resource, object.namespace.unwrap_or_default(), object.name)
+            }
+            Address::Reserved(_) | Address::Foreign => ("", "", "", ""),
+        };
+        let class = self.table.get(raw.class);
+        let verdict = class.map(|class| RowVerdict {
+            provider: provider_of(class.state, class.kind),
+            key_name: self.table.name_of(class.key_name),
+            kms_key_id: self.table.name_of(class.kms_key_id),
+            encoding: raw.encoding,
+            readable: class.readable,
+            opened_by: class.opened_by.and_then(|key| self.rules.label(key)),
+            expected: class.guard.and_then(|chain| self.rules.chain(chain)).map(|chain| chain.writer()),
+            stale: class.stale,
+            findings: if record == RecordKind::Entry { class.findings } else { class.history_findings },
+            detail: raw.detail,
+            value_sha256: raw.value_sha256,
+        });
+        Row {
+            key: raw.key,
+            group,
+            resource,
+            namespace,
+            name,
+            record,
+            create_revision: raw.create_revision,
+            mod_revision: raw.mod_revision,
+            version: raw.version,
+            lease: raw.lease,
+            value_bytes: raw.value_bytes,
+            state: class.map_or(State::Empty, |class| class.state),
+            verdict,
+        }
+    }
+}
+
+/// Some rows in a row.
+#[derive(Debug, Default)]
+pub struct Batch {
+    bytes: Vec<u8>,
+    rows: Vec<(usize, RecordKind)>,
+}
+
+impl Batch {
+    /// The rows, looked up.
+    pub fn iter<'b>(&'b self, context: &'b Context) -> impl Iterator<Item = Row<'b>> {
+        self.rows.iter().filter_map(move |(at, record)| {
+            let (raw, _) = decode(self.bytes.get(*at..)?)?;
+            Some(context.row(&raw, *record))
+        })
+    }
+}
+
+/// All rows in order, each told what it is to its key: the last one of a key is what counts.
+#[derive(Debug)]
+pub struct RowStream {
+    merge: Merge,
+    /// The next row's bytes; empty at the end.
+    pending: Vec<u8>,
+}
+
+impl RowStream {
+    /// Begins with the first row.
+    pub fn new(mut merge: Merge) -> io::Result<Self> {
+        let mut pending = Vec::new();
+        merge.next_into(&mut pending)?;
+        Ok(Self { merge, pending })
+    }
+
+    /// The next rows, `limit` at most; none at the end.
+    pub fn next_batch(&mut self, limit: usize) -> io::Result<Option<Batch>> {
+        let mut batch = Batch::default();
+        while batch.rows.len() < limit && !self.pending.is_empty() {
+            let start = batch.bytes.len();
+            batch.bytes.append(&mut self.pending);
+            self.merge.next_into(&mut self.pending)?;
+            let current = batch.bytes.get(start..).and_then(decode);
+            let Some((current, _)) = current else { break };
+            let is_last = decode(&self.pending).is_none_or(|(next, _)| next.key != current.key);
+            let record = match (current.class, is_last) {
+                (TOMBSTONE, _) => RecordKind::Deleted,
+                (_, true) => RecordKind::Entry,
+                (_, false) => RecordKind::History,
+            };
+            batch.rows.push((start, record));
+        }
+        Ok((!batch.rows.is_empty()).then_some(batch))
+    }
+}

@@ -1,0 +1,198 @@
+//! `atrest audit`: every value of a store against the configurations that should open it.
+
+use std::path::Path;
+
+use clap::ValueEnum;
+
+use crate::audit::classify::{State, Told};
+use crate::audit::row::{Row, RowStream};
+use crate::audit::rules::Rules;
+use crate::audit::run::{Audit, Options, RowsWanted, audit};
+use crate::audit::summary::Answer;
+use crate::config::{self, ApiServers, Configuration};
+use crate::kube::key::Roots;
+use crate::kube::select::Selection;
+use crate::report;
+use crate::report::table::Width;
+use crate::source::snapshot::PassOptions;
+
+use super::args::{ConfigArgs, FailOn, GlobalArgs, SourceArgs, paint};
+use super::exit::Exit;
+use super::output::print;
+use super::progress::Progress;
+use super::source::{OpenSource, open};
+use super::{Failure, hint};
+
+/// Classify and verify every value: findings, coverage, verdict
+///
+/// Tells for every value whether and with which key it is encrypted and, with a configuration, opens each one exactly as
+/// kube-apiserver would and proves that the object inside is the one its key names. The file is only read.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(flatten)]
+    source: SourceArgs,
+    /// Only these: RESOURCE[,RESOURCE] [NAME...] or RESOURCE/NAME..., named as for kubectl
+    #[arg(value_name = "RESOURCE")]
+    selection: Vec<String>,
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Only this namespace; may be repeated
+    #[arg(long, short)]
+    namespace: Vec<String>,
+    /// The form of the answer
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    /// With csv and jsonl: older revisions and deletions too
+    #[arg(long)]
+    history: bool,
+    /// With csv and jsonl: only rows of this kind; totals, verdict and exit code stay those of everything
+    #[arg(long, value_enum)]
+    only: Option<Only>,
+    /// From which severity on the exit code is 1
+    #[arg(long, value_enum, default_value_t = FailOn::Error)]
+    fail_on: FailOn,
+    /// Look at the store as it was at this revision
+    #[arg(long, value_name = "REVISION")]
+    revision: Option<i64>,
+    /// Where the API server keeps its objects, as in its own --etcd-prefix; found by itself where it is not given
+    #[arg(long, value_name = "PREFIX")]
+    etcd_prefix: Vec<String>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  atrest audit snapshot.db -c encryption-config.yaml
+  age -d backup.age | atrest audit - -c encryption-config.yaml
+  atrest audit snapshot.db -c config.yaml secrets,configmaps -n prod
+  atrest audit snapshot.db -c config.yaml -o csv --only unreadable > unreadable.csv
+  atrest audit snapshot.db -c kube.yaml -c openshift.yaml -c oauth.yaml
+
+Without -c it says what is stored, and judges nothing.";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For a person, at most a screen
+    Table,
+    /// For a person, everything: by namespace, keys, all findings
+    Wide,
+    /// One row for each entry
+    Csv,
+    /// The same as JSON Lines
+    Jsonl,
+    /// The whole summary
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Only {
+    Encrypted,
+    Plaintext,
+    Unrecognised,
+    Empty,
+    Readable,
+    Unreadable,
+    /// Of which nobody can say whether it opens
+    Unknown,
+    Stale,
+    /// With any finding
+    Findings,
+}
+
+impl Only {
+    fn wants(self, row: &Row<'_>) -> bool {
+        let Some(verdict) = &row.verdict else { return false };
+        match self {
+            Self::Encrypted => row.state == State::Encrypted,
+            Self::Plaintext => row.state == State::Plaintext,
+            Self::Unrecognised => row.state == State::Unrecognised,
+            Self::Empty => row.state == State::Empty,
+            Self::Readable => verdict.readable == Told::Yes,
+            Self::Unreadable => verdict.readable == Told::No,
+            Self::Unknown => verdict.readable == Told::Unknown,
+            Self::Stale => verdict.stale == Told::Yes,
+            Self::Findings => !verdict.findings.is_empty(),
+        }
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
+    let rows = matches!(args.output, Output::Csv | Output::Jsonl);
+    if !rows && (args.only.is_some() || args.history) {
+        return Err(Failure::usage("--only and --history are about rows").hint("add -o csv or -o jsonl"));
+    }
+    let selection = Selection::parse(&args.selection).map_err(|error| Failure::usage(error.to_string()))?;
+    let rules = rules(&args.config)?;
+    let OpenSource { mut snapshot, facts, log_beside } = open(&args.source, global)?;
+    let reads = if args.source.no_digest { 1 } else { 2 };
+    let progress = Progress::bytes(global, "auditing", reads * snapshot.pages().file_bytes());
+    let options = Options {
+        pass: PassOptions { digest: !args.source.no_digest, threads: 0, progress: &|bytes| progress.add(bytes) },
+        revision: args.revision,
+        roots: (!args.etcd_prefix.is_empty()).then(|| Roots::given(&args.etcd_prefix)),
+        namespaces: args.namespace.clone(),
+        selection,
+        rows: if rows { RowsWanted::All } else { RowsWanted::None },
+        log_beside,
+    };
+    let outcome = audit(&mut snapshot, rules, &options);
+    let mut audit = outcome.map_err(|error| hint::Failure::from(error).about(&facts.path))?;
+    drop(progress);
+    let exit = exit(&audit, args.fail_on);
+    let scope = scope(args);
+    let scope = scope.as_deref();
+    let stream = audit.rows.take().map(RowStream::new).transpose();
+    let stream = stream.map_err(|error| Failure::input(format!("the sorted rows cannot be read again: {error}")))?;
+    print(exit, |out| match (args.output, stream) {
+        (Output::Csv, Some(rows)) => report::csv::write(out, rows, &audit.context, &|row| wanted(args, row)),
+        (Output::Jsonl, Some(rows)) => report::jsonl::write(out, rows, &audit.context, &|row| wanted(args, row)),
+        (Output::Json, _) => report::json::write(out, &audit, &facts, scope),
+        (Output::Wide, _) => report::table::write(out, &audit, &facts, scope, paint(), Width::Wide),
+        _ => report::table::write(out, &audit, &facts, scope, paint(), Width::Short),
+    })
+}
+
+fn wanted(args: &Args, row: &Row<'_>) -> bool {
+    let recorded = args.history || row.record == crate::audit::row::RecordKind::Entry;
+    recorded && args.only.is_none_or(|only| only.wants(row))
+}
+
+fn exit(audit: &Audit, fail_on: FailOn) -> Exit {
+    let incomplete = audit.summary.answer == Answer::Incomplete;
+    if incomplete || fail_on.fails(audit.summary.worst()) { Exit::Findings } else { Exit::Done }
+}
+
+/// What was selected, in words; none for everything.
+fn scope(args: &Args) -> Option<String> {
+    let mut parts = Vec::new();
+    if !args.selection.is_empty() {
+        parts.push(args.selection.join(" "));
+    }
+    if !args.namespace.is_empty() {
+        parts.push(format!("namespace {}", args.namespace.join(", ")));
+    }
+    (!parts.is_empty()).then(|| parts.join(" in "))
+}
+
+/// Loads the configurations and prepares their chains.
+pub(super) fn rules(args: &ConfigArgs) -> Result<Rules, Failure> {
+    let mut files = Vec::new();
+    for path in &args.config {
+        files.push((path.to_string_lossy().into_owned(), load(path)?));
+    }
+    let servers = ApiServers::new(files)?;
+    Rules::new(servers).map_err(|error| Failure::input(error.to_string()))
+}
+
+fn load(path: &Path) -> Result<Configuration, Failure> {
+    let name = path.to_string_lossy();
+    let contents = config::read_file(path).map_err(|error| Failure::input(error.to_string()).about(&name))?;
+    let loaded = config::load(&contents.bytes);
+    let mut configuration = loaded.map_err(|error| {
+        let failure = Failure::input(crate::report::text::harmless(&error.to_string()).into_owned()).about(&name);
+        failure.hint("`atrest config check` lists every complaint with its line")
+    })?;
+    configuration.lints.extend(contents.lints);
+    Ok(configuration)
+}

@@ -1,0 +1,103 @@
+//! The command line: what was typed, what it means, what is printed, and the exit code. Nothing else prints or exits.
+//!
+//! One command a file; [`args`] has what commands share.
+
+mod args;
+mod audit;
+mod check;
+mod completion;
+mod config;
+mod exit;
+mod hint;
+mod man;
+mod output;
+mod progress;
+mod source;
+mod version;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use args::GlobalArgs;
+use exit::Exit;
+pub(crate) use hint::Failure;
+
+/// Tells for every value of a Kubernetes datastore whether and with which key it is encrypted, and proves that it
+/// decrypts.
+#[derive(Debug, Parser)]
+#[command(name = "atrest", version, max_term_width = 110, after_help = AFTER_HELP, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  clean, done
+  1  findings at or above --fail-on, or not everything could be read or judged
+  2  wrong usage
+  3  the input cannot be read: file or configuration
+
+Examples:
+  atrest audit snapshot.db -c encryption-config.yaml
+  atrest check snapshot.db
+  atrest config check encryption-config.yaml";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Audit(Box<audit::Args>),
+    Check(check::Args),
+    #[command(subcommand)]
+    Config(config::Command),
+    Completion(completion::Args),
+    Man(man::Args),
+    Version(version::Args),
+}
+
+/// Parses the arguments of the process and runs the command.
+pub fn main() -> ExitCode {
+    let matches = match Cli::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return usage(&error),
+    };
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    cli.global.start_tracing();
+    let outcome = match &cli.command {
+        Command::Audit(args) => audit::run(args, &cli.global),
+        Command::Check(args) => check::run(args, &cli.global),
+        Command::Config(command) => config::run(command, &cli.global),
+        Command::Completion(args) => completion::run(args),
+        Command::Man(args) => man::run(args),
+        Command::Version(args) => version::run(args),
+    };
+    match outcome {
+        Ok(exit) => exit.into(),
+        Err(failure) => failure.report().into(),
+    }
+}
+
+/// Help and version are what was asked for; everything else is wrong usage.
+fn usage(error: &clap::Error) -> ExitCode {
+    // Whether the message could be printed changes nothing about the exit code.
+    let _ = error.print();
+    if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() }
+}
+
+/// The command's definition, for completions and manual pages.
+pub(crate) fn command() -> clap::Command {
+    Cli::command()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_arguments_are_consistent() {
+        super::command().debug_assert();
+    }
+}

@@ -1,0 +1,60 @@
+//! From an argument to an open snapshot.
+
+use std::path::Path;
+
+use crate::report::json::SourceFacts;
+use crate::source::Snapshot;
+use crate::source::container::{self, Content, Input};
+
+use super::Failure;
+use super::args::{GlobalArgs, SourceArgs};
+use super::progress::Progress;
+
+/// An open file and what is known of it.
+pub struct OpenSource {
+    /// The pages.
+    pub snapshot: Snapshot,
+    /// What reports say of it.
+    pub facts: SourceFacts,
+    /// Its newest writes may be only in a log beside it.
+    pub log_beside: bool,
+}
+
+/// Opens the file, unpacks what it is packed in, and finds its pages.
+pub fn open(args: &SourceArgs, global: &GlobalArgs) -> Result<OpenSource, Failure> {
+    let name = args.source.to_string_lossy();
+    let is_stdin = args.source.as_os_str() == "-";
+    let input = if is_stdin { Input::Stdin } else { Input::Path(&args.source) };
+    let progress = Progress::bytes(global, "unpacking", 0);
+    let options = container::Options { progress: &|bytes| progress.add(bytes), ..container::Options::default() };
+    let unpacked = container::open(input, &options).map_err(Failure::from)?;
+    drop(progress);
+    if unpacked.content == Content::Sqlite {
+        let failure =
+            Failure::input("is an SQLite database, as K3s keeps without embedded etcd; it cannot be read yet");
+        return Err(failure.about(&name));
+    }
+    let container = unpacked.container();
+    let snapshot = Snapshot::open(unpacked.file);
+    let snapshot =
+        snapshot.map_err(|error| Failure::from(crate::source::snapshot::ReadError::from(error)).about(&name))?;
+    let log_beside =
+        unpacked.log_beside || (!is_stdin && container.is_none() && lies_in_a_data_directory(&args.source));
+    let facts = SourceFacts {
+        path: name.into_owned(),
+        kind: if snapshot.has_trailer() || snapshot.lost_its_trailer() { "snapshot" } else { "database" },
+        container,
+        entry: unpacked.entry,
+        bytes: unpacked.bytes,
+        given_sha256: unpacked.given_sha256,
+    };
+    Ok(OpenSource { snapshot, facts, log_beside })
+}
+
+/// Whether a path is `member/snap/db` or a copy of it beside its log: then a folder `wal` lies beside `snap`.
+fn lies_in_a_data_directory(path: &Path) -> bool {
+    let folder = std::fs::canonicalize(path).ok().and_then(|path| path.parent().map(Path::to_owned));
+    let Some(folder) = folder else { return false };
+    let beside = |folder: Option<&Path>| folder.is_some_and(|folder| folder.join("wal").is_dir());
+    beside(Some(&folder)) || beside(folder.parent())
+}

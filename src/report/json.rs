@@ -1,0 +1,322 @@
+//! The summary as JSON, schema `atrest.audit/1`. Fields are only ever added; a change of meaning raises the number.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::audit::run::Audit;
+use crate::audit::summary::{CoverageRow, FindingRow, KeyRow, Totals};
+use crate::source::digest::Digests;
+
+use super::text::{harmless, hex, key};
+
+/// What made a document.
+#[derive(Serialize)]
+pub struct Tool {
+    name: &'static str,
+    version: &'static str,
+}
+
+/// This program.
+pub const TOOL: Tool = Tool { name: "atrest", version: env!("CARGO_PKG_VERSION") };
+
+/// What is known of the file beside what the audit found in it.
+#[derive(Clone, Debug)]
+pub struct SourceFacts {
+    /// The path as it was given.
+    pub path: String,
+    /// `snapshot` or `database`.
+    pub kind: &'static str,
+    /// What it was packed in: `gzip`, `tar+gzip`; none for a plain file.
+    pub container: Option<String>,
+    /// The entry of the archive.
+    pub entry: Option<String>,
+    /// Bytes of the file as given.
+    pub bytes: u64,
+    /// SHA-256 of the file as given, where it was unpacked; a plain file's is among the digests.
+    pub given_sha256: Option<[u8; 32]>,
+}
+
+#[derive(Serialize)]
+struct Document<'d> {
+    schema: &'static str,
+    tool: Tool,
+    source: Source<'d>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<&'d str>,
+    configs: Vec<Config>,
+    totals: TotalsOut,
+    coverage: Vec<Coverage<'d>>,
+    keys: Vec<Key<'d>>,
+    findings: Vec<Finding<'d>>,
+    faults: Vec<Fault<'d>>,
+    fault_count: u64,
+    verdict: &'static str,
+}
+
+#[derive(Serialize)]
+struct Source<'d> {
+    path: String,
+    kind: &'static str,
+    container: Option<&'d str>,
+    entry: Option<String>,
+    bytes: u64,
+    sha256: Option<String>,
+    db_sha256: Option<String>,
+    trailer: Option<&'static str>,
+    revision: i64,
+    compacted_revision: Option<i64>,
+    etcd_version: Option<String>,
+    prefixes: Vec<&'d str>,
+}
+
+#[derive(Serialize)]
+struct Config {
+    path: String,
+    sha256: String,
+    resources: Vec<ConfigResource>,
+}
+
+#[derive(Serialize)]
+struct ConfigResource {
+    resource: String,
+    providers: Vec<ConfigProvider>,
+}
+
+#[derive(Serialize)]
+struct ConfigProvider {
+    provider: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint: Option<String>,
+    keys: Vec<ConfigKey>,
+}
+
+#[derive(Serialize)]
+struct ConfigKey {
+    name: String,
+    fingerprint: String,
+    bytes: usize,
+}
+
+#[derive(Serialize)]
+struct TotalsOut {
+    entries: u64,
+    history: u64,
+    deleted: u64,
+    encrypted: u64,
+    plaintext: u64,
+    unrecognised: u64,
+    empty: u64,
+    readable: u64,
+    unreadable: u64,
+    unknown: u64,
+    stale: u64,
+}
+
+#[derive(Serialize)]
+struct Coverage<'d> {
+    group: String,
+    resource: String,
+    namespace: String,
+    provider: &'d str,
+    provider_version: &'d str,
+    key_name: String,
+    entries: u64,
+    unreadable: u64,
+    stale: u64,
+}
+
+/// A key's row, as `audit` and `keys` give it.
+#[derive(Serialize)]
+struct Key<'d> {
+    provider: &'d str,
+    provider_version: &'d str,
+    key_name: String,
+    kms_key_id: String,
+    fingerprint: &'d str,
+    in_config: bool,
+    write_key_for: Vec<String>,
+    entries: u64,
+    history: u64,
+    oldest_revision: Option<i64>,
+    newest_revision: Option<i64>,
+    needed: bool,
+}
+
+#[derive(Serialize)]
+struct Finding<'d> {
+    id: &'static str,
+    severity: &'static str,
+    count: u64,
+    keys: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    details: Vec<String>,
+    meaning: &'d str,
+    remedy: &'d str,
+}
+
+/// A fault of the file, as `audit` and `check` give it.
+#[derive(Serialize)]
+pub struct Fault<'d> {
+    page: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
+    kind: &'static str,
+    detail: &'d str,
+}
+
+impl<'d> Fault<'d> {
+    /// The fault's wire form.
+    pub fn of(fault: &'d crate::source::Fault) -> Self {
+        Self { page: fault.page, offset: fault.offset, kind: fault.kind.word(), detail: &fault.detail }
+    }
+}
+
+/// Writes the whole document, and a line feed.
+pub fn write(out: &mut dyn Write, audit: &Audit, facts: &SourceFacts, scope: Option<&str>) -> io::Result<()> {
+    let summary = &audit.summary;
+    let document = Document {
+        schema: "atrest.audit/1",
+        tool: TOOL,
+        source: source(audit, facts),
+        scope,
+        configs: configs(audit),
+        totals: totals(&summary.totals),
+        coverage: summary.coverage.iter().map(coverage).collect(),
+        keys: summary.keys.iter().map(key_row).collect(),
+        findings: summary.findings.iter().map(finding).collect(),
+        faults: audit.faults.iter().map(Fault::of).collect(),
+        fault_count: audit.fault_count,
+        verdict: summary.answer.word(),
+    };
+    pretty(out, &document)
+}
+
+/// Writes a document as people and programs read it, and a line feed.
+pub fn pretty(out: &mut dyn Write, document: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, document)?;
+    out.write_all(b"\n")
+}
+
+fn source<'d>(audit: &'d Audit, facts: &'d SourceFacts) -> Source<'d> {
+    let file = |digests: Digests| facts.given_sha256.unwrap_or(digests.file);
+    Source {
+        path: harmless(&facts.path).into_owned(),
+        kind: facts.kind,
+        container: facts.container.as_deref(),
+        entry: facts.entry.as_deref().map(|entry| harmless(entry).into_owned()),
+        bytes: facts.bytes,
+        sha256: audit.digests.map(|digests| hex(&file(digests))),
+        db_sha256: audit.digests.map(|digests| hex(&digests.database)),
+        trailer: audit.digests.map(|digests| digests.trailer.word()),
+        revision: audit.revision,
+        compacted_revision: audit.meta.compacted(),
+        etcd_version: audit.meta.written_by(),
+        prefixes: audit.context.roots.iter().map(|root| root.path()).collect(),
+    }
+}
+
+fn configs(audit: &Audit) -> Vec<Config> {
+    let rules = &audit.context.rules;
+    let config = |(file, (path, configuration)): (usize, (&str, &crate::audit::rules::Configuration))| Config {
+        path: harmless(path).into_owned(),
+        sha256: hex(&configuration.sha256),
+        resources: rules
+            .described(file)
+            .into_iter()
+            .map(|(resource, providers)| ConfigResource {
+                resource: harmless(&resource).into_owned(),
+                providers: providers.into_iter().map(provider).collect(),
+            })
+            .collect(),
+    };
+    rules.files().enumerate().map(config).collect()
+}
+
+fn provider(described: crate::audit::rules::DescribedProvider) -> ConfigProvider {
+    let key = |(name, fingerprint, bytes): (String, String, usize)| ConfigKey {
+        name: harmless(&name).into_owned(),
+        fingerprint,
+        bytes,
+    };
+    ConfigProvider {
+        provider: described.provider,
+        name: described.name.map(|name| harmless(&name).into_owned()),
+        endpoint: described.endpoint.map(|endpoint| harmless(&endpoint).into_owned()),
+        keys: described.keys.into_iter().map(key).collect(),
+    }
+}
+
+fn totals(totals: &Totals) -> TotalsOut {
+    let Totals {
+        entries,
+        history,
+        deleted,
+        encrypted,
+        plaintext,
+        unrecognised,
+        empty,
+        readable,
+        unreadable,
+        unknown,
+        stale,
+    } = *totals;
+    TotalsOut {
+        entries,
+        history,
+        deleted,
+        encrypted,
+        plaintext,
+        unrecognised,
+        empty,
+        readable,
+        unreadable,
+        unknown,
+        stale,
+    }
+}
+
+fn coverage(row: &CoverageRow) -> Coverage<'_> {
+    Coverage {
+        group: harmless(&row.scope.group).into_owned(),
+        resource: harmless(&row.scope.resource).into_owned(),
+        namespace: harmless(&row.scope.namespace).into_owned(),
+        provider: row.provider,
+        provider_version: row.provider_version,
+        key_name: harmless(&row.key_name).into_owned(),
+        entries: row.entries,
+        unreadable: row.unreadable,
+        stale: row.stale,
+    }
+}
+
+fn key_row(row: &KeyRow) -> Key<'_> {
+    Key {
+        provider: row.id.provider,
+        provider_version: row.id.provider_version,
+        key_name: harmless(&row.id.key_name).into_owned(),
+        kms_key_id: harmless(&row.id.kms_key_id).into_owned(),
+        fingerprint: &row.id.fingerprint,
+        in_config: row.in_config,
+        write_key_for: row.write_key_for.iter().map(|resource| harmless(resource).into_owned()).collect(),
+        entries: row.count.entries,
+        history: row.count.history,
+        oldest_revision: row.revisions.map(|(oldest, _)| oldest),
+        newest_revision: row.revisions.map(|(_, newest)| newest),
+        needed: row.needed(),
+    }
+}
+
+fn finding(row: &FindingRow) -> Finding<'_> {
+    Finding {
+        id: row.finding.id(),
+        severity: row.finding.severity().word(),
+        count: row.count,
+        keys: row.keys.iter().map(|bytes| key(bytes).into_owned()).collect(),
+        details: row.details.iter().map(|detail| harmless(detail).into_owned()).collect(),
+        meaning: row.finding.meaning(),
+        remedy: row.finding.remedy(),
+    }
+}
