@@ -194,68 +194,105 @@ impl Table {
     }
 }
 
-/// A worker's memory of the classes it met, so that the shared table is asked once for each.
-#[derive(Debug)]
-pub struct Known<'c> {
-    shared: &'c Classes,
-    names: HashMap<Vec<u8>, Number>,
-    classes: HashMap<Class, Met>,
+/// So many classes of a scope are looked through before they are looked up.
+const NEAR_CLASSES: usize = 8;
+
+/// A worker's memory of the classes it met in one scope, so that the shared table is asked once for each.
+///
+/// Nearly all records of a scope are of one or two classes, which comparing finds faster than hashing.
+#[derive(Debug, Default)]
+pub struct Met {
+    near: Vec<(Class, Seen)>,
+    far: HashMap<Class, Seen>,
 }
 
-/// A class that a worker met.
+/// A class that a worker met: its number, and the oldest and newest main revision of its records.
 #[derive(Clone, Copy, Debug)]
-struct Met {
+struct Seen {
     number: u32,
     oldest: i64,
     newest: i64,
 }
 
-impl<'c> Known<'c> {
-    /// Nothing is known yet.
-    pub fn new(shared: &'c Classes) -> Self {
-        Self { shared, names: HashMap::new(), classes: HashMap::new() }
+impl Met {
+    /// The number of the class of a record written at `main` revision.
+    pub fn number(&mut self, class: Class, main: i64, shared: &Classes) -> u32 {
+        if let Some((_, seen)) = self.near.iter_mut().find(|(near, _)| *near == class) {
+            return seen.again(main);
+        }
+        let new = || Seen { number: shared.number(class), oldest: main, newest: main };
+        if self.near.len() < NEAR_CLASSES {
+            let seen = new();
+            self.near.push((class, seen));
+            return seen.number;
+        }
+        self.far.entry(class).or_insert_with(new).again(main)
     }
 
-    /// The number of the class of a record written at `main` revision.
-    pub fn classify(&mut self, scope: Number, verdict: &Verdict<'_>, rules: &Rules, main: i64) -> u32 {
-        let class = Class {
+    /// The oldest and the newest main revision of each class's records, by the class's number.
+    pub fn revisions(&self) -> impl Iterator<Item = (u32, (i64, i64))> {
+        let seen = self.near.iter().map(|(_, seen)| seen).chain(self.far.values());
+        seen.map(|seen| (seen.number, (seen.oldest, seen.newest)))
+    }
+}
+
+impl Seen {
+    fn again(&mut self, main: i64) -> u32 {
+        self.oldest = self.oldest.min(main);
+        self.newest = self.newest.max(main);
+        self.number
+    }
+}
+
+/// A worker's memory of the names it met.
+#[derive(Debug)]
+pub struct Names<'c> {
+    shared: &'c Classes,
+    numbers: HashMap<Vec<u8>, Number>,
+    /// The last name and its number: most values bear the name that the one before bore.
+    last: (Vec<u8>, Number),
+}
+
+impl<'c> Names<'c> {
+    /// No name is known yet.
+    pub fn new(shared: &'c Classes) -> Self {
+        Self { shared, numbers: HashMap::new(), last: (Vec::new(), 0) }
+    }
+
+    /// The number of a name; 0 for none.
+    pub fn number(&mut self, name: Option<&[u8]>) -> Number {
+        let Some(name) = name else { return 0 };
+        if self.last.1 != 0 && self.last.0 == name {
+            return self.last.1;
+        }
+        let number = match self.numbers.get(name) {
+            Some(number) => *number,
+            None => {
+                let number = self.shared.name(Some(name));
+                self.numbers.insert(name.to_vec(), number);
+                number
+            }
+        };
+        self.last = (name.to_vec(), number);
+        number
+    }
+}
+
+impl Class {
+    /// The class of a record in a scope.
+    pub fn of(scope: Number, verdict: &Verdict<'_>, rules: &Rules, names: &mut Names<'_>) -> Self {
+        Self {
             scope,
             state: verdict.state,
             kind: verdict.kind,
-            key_name: self.name(verdict.key_name.as_deref()),
-            kms_key_id: self.name(verdict.kms_key_id.map(str::as_bytes)),
+            key_name: names.number(verdict.key_name.as_deref()),
+            kms_key_id: names.number(verdict.kms_key_id.map(str::as_bytes)),
             readable: verdict.readable,
             stale: verdict.stale,
             opened_by: verdict.opened_by,
             guard: verdict.guard,
             findings: verdict.findings,
             history_findings: verdict.history_findings(rules),
-        };
-        let shared = self.shared;
-        let met = self.classes.entry(class).or_insert_with(|| Met {
-            number: shared.number(class),
-            oldest: main,
-            newest: main,
-        });
-        met.oldest = met.oldest.min(main);
-        met.newest = met.newest.max(main);
-        met.number
-    }
-
-    /// The oldest and the newest main revision of each class's records, by the class's number.
-    pub fn revisions(&self) -> impl Iterator<Item = (u32, (i64, i64))> {
-        self.classes.values().map(|met| (met.number, (met.oldest, met.newest)))
-    }
-
-    fn name(&mut self, name: Option<&[u8]>) -> Number {
-        let Some(name) = name else { return 0 };
-        match self.names.get(name) {
-            Some(number) => *number,
-            None => {
-                let number = self.shared.name(Some(name));
-                self.names.insert(name.to_vec(), number);
-                number
-            }
         }
     }
 }

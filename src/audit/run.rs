@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use crate::kube::key::{Address, Roots};
+use crate::kube::key::{Address, Reserved, Roots};
 use crate::kube::payload::Encoding;
 use crate::kube::select::{SelectError, Selected, Selection};
 use crate::provider::kms::DekTable;
@@ -15,11 +15,11 @@ use crate::provider::plaintext::Plaintext;
 use crate::source::digest::{Digests, Trailer};
 use crate::source::scan::Visitor;
 use crate::source::snapshot::{Outline, PassOptions, ReadError, Snapshot};
-use crate::source::trace::{Mark, TraceKey, Traces, settle};
+use crate::source::trace::{Mark, TAGS, TraceKey, Traces, settle};
 use crate::source::{Fault, Faults, PageFile, Place, Record, StoreMeta};
 
-use super::class::{Classes, Known, Number, Scope, TOMBSTONE, Table};
-use super::classify::judge;
+use super::class::{Class, Classes, Met, Names, Number, Scope, TOMBSTONE, Table};
+use super::classify::{Verdict, judge};
 use super::finding::{Finding, ValueFinding};
 use super::rows::{Merge, RawRow, RowSink, Spill};
 use super::rules::{Guard, Rules};
@@ -224,12 +224,10 @@ fn read_once(snapshot: &mut Snapshot, common: &Common<'_>, roots: Option<Roots>)
 struct Worker<'w> {
     common: &'w Common<'w>,
     roots: Arc<Roots>,
-    known: Known<'w>,
+    memory: Memory<'w>,
     traces: Traces,
     deks: DekTable,
     scratch: Plaintext,
-    /// Scope and guard by the part of a key before the object's name.
-    scopes: HashMap<Vec<u8>, (Number, Guard)>,
     rows: Option<RowSink<'w>>,
     last: Option<(Place, i64)>,
     unlisted: bool,
@@ -240,11 +238,10 @@ impl<'w> Worker<'w> {
         Self {
             common,
             roots,
-            known: Known::new(common.classes),
+            memory: Memory::new(common.classes),
             traces: Traces::new(common.key),
             deks: DekTable::new(),
             scratch: Plaintext::new(),
-            scopes: HashMap::new(),
             rows: common.spill.map(RowSink::new),
             last: None,
             unlisted: false,
@@ -252,7 +249,7 @@ impl<'w> Worker<'w> {
     }
 
     fn finish(self, reading: &mut Reading) {
-        for (class, (oldest, newest)) in self.known.revisions() {
+        for (class, (oldest, newest)) in self.memory.scopes.iter().flat_map(|scope| scope.met.revisions()) {
             let seen = reading.revisions.entry(class).or_insert((oldest, newest));
             *seen = (seen.0.min(oldest), seen.1.max(newest));
         }
@@ -261,32 +258,19 @@ impl<'w> Worker<'w> {
         reading.last = reading.last.max(self.last);
         reading.unlisted |= self.unlisted;
     }
+}
 
-    /// Whether the record's key is wanted at all.
+impl Common<'_> {
+    /// Whether a record's key is wanted at all.
     fn selects(&self, address: &Address<'_>) -> bool {
-        let namespaces = &self.common.options.namespaces;
-        if namespaces.is_empty() && self.common.selected.is_none() {
+        let namespaces = &self.options.namespaces;
+        if namespaces.is_empty() && self.selected.is_none() {
             return true;
         }
         let Address::Object(object) = address else { return false };
         let in_namespace = |wanted: &String| object.namespace == Some(wanted.as_str());
         (namespaces.is_empty() || namespaces.iter().any(in_namespace))
-            && self.common.selected.as_ref().is_none_or(|selected| selected.matches(object))
-    }
-
-    fn scope(&mut self, address: &Address<'_>, key: &[u8]) -> (Number, Guard) {
-        let name_bytes = match address {
-            Address::Object(object) => object.name.len(),
-            // What is no object is no cache line worth keeping apart.
-            _ => return (self.common.classes.scope(&Scope::default()), self.common.rules.guard(address)),
-        };
-        let folder = key.get(..key.len().saturating_sub(name_bytes)).unwrap_or(key);
-        if let Some(known) = self.scopes.get(folder) {
-            return *known;
-        }
-        let found = (self.common.classes.scope(&Scope::of(address)), self.common.rules.guard(address));
-        self.scopes.insert(folder.to_vec(), found);
-        found
+            && self.selected.as_ref().is_none_or(|selected| selected.matches(object))
     }
 }
 
@@ -298,56 +282,103 @@ impl Visitor for Worker<'_> {
         if self.common.options.revision.is_some_and(|at| main > at) {
             return;
         }
-        let roots = self.roots.clone();
-        let address = roots.locate(kv.key);
-        self.unlisted |= address == Address::Foreign && roots.unlisted(kv.key);
-        if !self.selects(&address) {
+        let address = self.roots.locate(kv.key);
+        self.unlisted |= address == Address::Foreign && self.roots.unlisted(kv.key);
+        if !self.common.selects(&address) {
             return;
         }
         if revision.tombstone {
             self.traces.leave(kv.key, *place, TOMBSTONE);
-            self.row(record, TOMBSTONE, None);
+            push_row(&mut self.rows, record, TOMBSTONE, None, "");
             return;
         }
-        let (scope, guard) = self.scope(&address, kv.key);
         let rules = self.common.rules;
+        let memory = &mut self.memory;
+        let scope = memory.scope(&address, kv.key, rules);
+        let guard = memory.scopes.get(scope).map_or(Guard::Nobody, |scope| scope.guard);
         let verdict = judge(rules, &self.deks, (&address, guard), kv.key, kv.value, &mut self.scratch);
-        let class = self.known.classify(scope, &verdict, rules, main);
+        let class = memory.class(scope, &verdict, rules, main);
         self.traces.leave(kv.key, *place, class);
         if self.rows.is_some() {
-            let verdict = Explained {
-                encoding: verdict.encoding,
-                detail: verdict.reason.map_or(String::new(), |reason| reason.to_string()),
-            };
-            self.row(record, class, Some(verdict));
+            let detail = verdict.reason.map_or(String::new(), |reason| reason.to_string());
+            push_row(&mut self.rows, record, class, verdict.encoding, &detail);
         }
     }
 }
 
-/// What a row says of a value beside its class.
-struct Explained {
-    encoding: Option<Encoding>,
-    detail: String,
+/// What a worker remembers of the scopes it met, so that resolving and counting cost little for each record.
+struct Memory<'w> {
+    classes: &'w Classes,
+    names: Names<'w>,
+    /// Numbers of scopes by the part of a key before the object's name.
+    folders: HashMap<Vec<u8>, usize>,
+    /// The folder that was asked for last, and its scope.
+    last: (Vec<u8>, usize),
+    scopes: Vec<MetScope>,
 }
 
-impl Worker<'_> {
-    fn row(&mut self, record: &Record<'_>, class: u32, explained: Option<Explained>) {
-        let Some(rows) = &mut self.rows else { return };
-        let Record { place, revision, kv } = record;
-        rows.push(&RawRow {
-            key: kv.key,
-            place: *place,
-            class,
-            create_revision: kv.create_revision,
-            mod_revision: revision.revision.main,
-            version: kv.version,
-            lease: kv.lease,
-            value_bytes: kv.value.len() as u64,
-            encoding: explained.as_ref().and_then(|explained| explained.encoding),
-            value_sha256: Sha256::digest(kv.value).into(),
-            detail: explained.as_ref().map_or("", |explained| &explained.detail),
-        });
+/// A scope that a worker met.
+struct MetScope {
+    number: Number,
+    guard: Guard,
+    met: Met,
+}
+
+impl<'w> Memory<'w> {
+    fn new(classes: &'w Classes) -> Self {
+        Self { classes, names: Names::new(classes), folders: HashMap::new(), last: (Vec::new(), 0), scopes: Vec::new() }
     }
+
+    /// The index of the scope of what a key leads to.
+    fn scope(&mut self, address: &Address<'_>, key: &[u8], rules: &Rules) -> usize {
+        let folder = match address {
+            // All objects of a resource and namespace share what stands before their names.
+            Address::Object(object) => key.get(..key.len().saturating_sub(object.name.len())).unwrap_or(key),
+            // Keys that are no objects are few kinds; what they are decides, not what they are called.
+            Address::Reserved(Reserved::Bootstrap) | Address::Foreign => b"foreign",
+            Address::Reserved(_) => b"reserved",
+        };
+        if !self.scopes.is_empty() && self.last.0 == folder {
+            return self.last.1;
+        }
+        let index = match self.folders.get(folder) {
+            Some(index) => *index,
+            None => {
+                let number = self.classes.scope(&Scope::of(address));
+                self.scopes.push(MetScope { number, guard: rules.guard(address), met: Met::default() });
+                self.folders.insert(folder.to_vec(), self.scopes.len() - 1);
+                self.scopes.len() - 1
+            }
+        };
+        self.last.0.clear();
+        self.last.0.extend_from_slice(folder);
+        self.last.1 = index;
+        index
+    }
+
+    fn class(&mut self, scope: usize, verdict: &Verdict<'_>, rules: &Rules, main: i64) -> u32 {
+        let Some(scope) = self.scopes.get_mut(scope) else { return TAGS - 1 };
+        let class = Class::of(scope.number, verdict, rules, &mut self.names);
+        scope.met.number(class, main, self.classes)
+    }
+}
+
+fn push_row(rows: &mut Option<RowSink<'_>>, record: &Record<'_>, class: u32, encoding: Option<Encoding>, detail: &str) {
+    let Some(rows) = rows else { return };
+    let Record { place, revision, kv } = record;
+    rows.push(&RawRow {
+        key: kv.key,
+        place: *place,
+        class,
+        create_revision: kv.create_revision,
+        mod_revision: revision.revision.main,
+        version: kv.version,
+        lease: kv.lease,
+        value_bytes: kv.value.len() as u64,
+        encoding,
+        value_sha256: Sha256::digest(kv.value).into(),
+        detail,
+    });
 }
 
 /// The revision that is looked at, if the store has it.
