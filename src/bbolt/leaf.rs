@@ -18,7 +18,7 @@ pub struct Bounds<'b> {
 /// Gives each pair that holds to `visit`, with its index on the page.
 ///
 /// A pair that lies outside its page, or breaks the ascending order, is a fault and is left out, so that what
-/// `visit` sees is always strictly ascending and within `bounds`.
+/// `visit` sees is always strictly ascending and within `bounds`. Data that belong to no pair are a fault, too.
 pub fn pairs<'p>(
     page: u64,
     elements: &Elements<'p>,
@@ -27,15 +27,19 @@ pub fn pairs<'p>(
     mut visit: impl FnMut(usize, LeafElement<'p>),
 ) {
     let mut previous: Option<&[u8]> = None;
+    let mut packing = elements.packing();
     let mut wrong = 0;
     for (index, element) in elements.leaves().enumerate() {
         match element.and_then(|element| in_order(page, index, element, previous, bounds)) {
             Ok(element) => {
+                let (key, end) = (element.value_offset - element.key.len(), element.value_offset + element.value.len());
+                faults.note(packing.next(key, end));
                 previous = Some(element.key);
                 visit(index, element);
             }
             Err(fault) => {
                 faults.push(fault);
+                packing.skip();
                 wrong += 1;
                 if wrong == FAULTS_OF_A_PAGE {
                     return given_up(page, elements.len() - index - 1, faults);
@@ -43,6 +47,7 @@ pub fn pairs<'p>(
             }
         }
     }
+    faults.note(packing.finish());
 }
 
 fn in_order<'p>(

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::fault::{Fault, FaultKind, Faults};
 use super::file::PageFile;
 use super::leaf::Bounds;
-use super::page::{Elements, PageKind};
+use super::page::{BranchElement, ELEMENT_BYTES, Elements, PAGE_HEADER_BYTES, PageKind};
 use super::reached::Reached;
 
 /// No real tree is deeper: with two children a page it would have more leaves than there can be pages.
@@ -109,7 +109,8 @@ struct Pending {
 /// Finds the leaves of the bucket whose tree begins at page `root`.
 ///
 /// Branch pages are claimed in `reached`; leaves are claimed by whoever reads them, since only they know the
-/// overflow. A branch that does not hold is a fault and costs the leaves below it.
+/// overflow. A page that was led to before, by whatever tree, is a fault and not followed, so that each leaf of a file is
+/// found once. A branch or an element of one that does not hold is a fault and costs what lies below it.
 pub fn find(file: &PageFile, root: u64, depth: Depth, reached: &Reached, faults: &mut Faults) -> Leaves {
     let leaf_depth = match depth {
         Depth::Uniform => left_edge(file, root),
@@ -149,6 +150,7 @@ struct Walk<'f> {
 
 impl Walk<'_> {
     fn step(&mut self, pending: &Pending, buffer: &mut Vec<u8>, faults: &mut Faults) -> Result<(), Fault> {
+        self.reached.begin(pending.page)?;
         if self.leaf_depth == Some(pending.depth) {
             return self.leaf(pending);
         }
@@ -160,14 +162,8 @@ impl Walk<'_> {
             let detail = format!("lies {MAX_DEPTH} levels below its root");
             return Err(Fault::page(pending.page, FaultKind::Depth, detail));
         }
-        if !self.reached.insert(pending.page) {
-            let detail = "is reached by two branches, or leads back into itself; it is followed once";
-            return Err(Fault::page(pending.page, FaultKind::ReachedTwice, detail));
-        }
-        for overflow in 1..=u64::from(header.overflow) {
-            self.reached.claim(pending.page + overflow, 0, faults);
-        }
-        self.branch(pending, &Elements::new(pending.page, buffer, header.count)?)
+        self.reached.claim(pending.page, header.overflow, faults);
+        self.branch(pending, &Elements::new(pending.page, buffer, header.count)?, faults)
     }
 
     fn leaf(&mut self, pending: &Pending) -> Result<(), Fault> {
@@ -177,19 +173,30 @@ impl Walk<'_> {
     }
 
     /// Takes a branch page's children: leaves at once, further branches onto the stack, the first one on top.
-    fn branch(&mut self, parent: &Pending, elements: &Elements<'_>) -> Result<(), Fault> {
+    fn branch(&mut self, parent: &Pending, elements: &Elements<'_>, faults: &mut Faults) -> Result<(), Fault> {
         if elements.is_empty() {
             return Err(Fault::page(parent.page, FaultKind::Element, "is a branch page without elements").at(10));
         }
         let children_are_leaves = self.leaf_depth == Some(parent.depth + 1);
         let mut children: Vec<Pending> = Vec::new();
         let mut previous: Option<&[u8]> = None;
+        let mut packing = elements.packing();
         for (index, element) in elements.branches().enumerate() {
-            let element = element?;
-            branch_order(parent, index, element.key, previous)?;
+            let Some(element) = faults.note(element) else {
+                packing.skip();
+                continue;
+            };
+            faults.note(packing.next(element.key_offset, element.key_offset + element.key.len()));
+            let holds =
+                branch_order(parent, index, &element, previous).and_then(|()| self.child(parent, index, &element));
+            if faults.note(holds).is_none() {
+                continue;
+            }
             previous = Some(element.key);
             if children_are_leaves {
-                self.leaves.push(element.child, element.key)?;
+                faults.note(
+                    self.reached.begin(element.child).and_then(|()| self.leaves.push(element.child, element.key)),
+                );
             } else {
                 let key: Arc<[u8]> = Arc::from(element.key);
                 if let Some(before) = children.last_mut() {
@@ -199,21 +206,38 @@ impl Walk<'_> {
                 children.push(Pending { page: element.child, depth: parent.depth + 1, lower: key, upper });
             }
         }
+        faults.note(packing.finish());
         if children_are_leaves {
             self.leaves.end_branch(parent.upper.clone());
         }
         self.stack.extend(children.into_iter().rev());
         Ok(())
     }
+
+    /// A child must be one of the pages in use. Whether the file still has it shows when it is read.
+    fn child(&self, parent: &Pending, index: usize, element: &BranchElement<'_>) -> Result<(), Fault> {
+        let mark = self.file.meta().high_water_mark;
+        if (2..mark).contains(&element.child) {
+            return Ok(());
+        }
+        let detail = format!("element {index} leads to page {}, outside 2 to {mark}, the pages in use", element.child);
+        Err(Fault::page(parent.page, FaultKind::OutOfBounds, detail).at(PAGE_HEADER_BYTES + index * ELEMENT_BYTES + 8))
+    }
 }
 
-fn branch_order(parent: &Pending, index: usize, key: &[u8], previous: Option<&[u8]>) -> Result<(), Fault> {
+fn branch_order(
+    parent: &Pending,
+    index: usize,
+    element: &BranchElement<'_>,
+    previous: Option<&[u8]>,
+) -> Result<(), Fault> {
+    let key = element.key;
     let complaint = match previous {
         Some(previous) if key <= previous => "is not greater than the one before it",
         None if key < &*parent.lower => "is smaller than the branch above says",
         _ if parent.upper.as_ref().is_some_and(|upper| key >= &**upper) => "belongs to the next branch",
         _ => return Ok(()),
     };
-    let detail = format!("the key of branch element {index} {complaint}; what lies behind it is lost");
-    Err(Fault::page(parent.page, FaultKind::KeyOrder, detail))
+    let detail = format!("the key of branch element {index} {complaint}; what lies below it is lost");
+    Err(Fault::page(parent.page, FaultKind::KeyOrder, detail).at(element.key_offset))
 }

@@ -146,6 +146,8 @@ pub struct LeafElement<'p> {
 pub struct BranchElement<'p> {
     /// No key below the child is smaller.
     pub key: &'p [u8],
+    /// Where the key starts within the page.
+    pub key_offset: usize,
     /// The child's page id.
     pub child: u64,
 }
@@ -181,6 +183,12 @@ impl<'p> Elements<'p> {
             Some(Ok(element)) => element.value_offset + element.value.len(),
             _ => array_end,
         }
+    }
+
+    /// Looks for data that belong to no element, given the elements' own data in order.
+    pub fn packing(&self) -> Packing<'p> {
+        let end = Some(PAGE_HEADER_BYTES + self.count * ELEMENT_BYTES);
+        Packing { page: self.page, bytes: self.bytes, end, told: false }
     }
 
     /// The leaf elements in order; a fault stands in the place of an element that does not hold.
@@ -222,7 +230,7 @@ impl<'p> Elements<'p> {
         let (at, (position, key_bytes, child)) = self.element(index, branch_element)?;
         let key = self.data(at, position, 0, key_bytes)?;
         self.key_length(at, key)?;
-        Ok(BranchElement { key, child })
+        Ok(BranchElement { key, key_offset: at + position as usize, child })
     }
 
     fn element<T>(&self, index: usize, parser: fn(&[u8]) -> nom::IResult<&[u8], T>) -> Result<(usize, T), Fault> {
@@ -268,6 +276,49 @@ impl<'p> Elements<'p> {
 
     fn fault(&self, at: usize, detail: String) -> Fault {
         Fault::page(self.page, FaultKind::Element, detail).at(at)
+    }
+}
+
+/// bbolt packs the elements' data behind the element array without a gap, and fills what is left of the page with zeros.
+/// So bytes of no element mean that something was lost: the page counts fewer than it was written with, or one of them is
+/// shorter than it was.
+#[derive(Clone, Copy, Debug)]
+pub struct Packing<'p> {
+    page: u64,
+    bytes: &'p [u8],
+    /// Where the next element's data must begin; none behind an element that does not hold.
+    end: Option<usize>,
+    told: bool,
+}
+
+impl Packing<'_> {
+    /// Takes the range of the next element's data. The first gap of a page is a fault.
+    pub fn next(&mut self, start: usize, end: usize) -> Result<(), Fault> {
+        let before = self.end.replace(end);
+        match before {
+            Some(before) if before < start && !self.told => {
+                self.told = true;
+                let detail = format!("the data at {before} to {start} belong to no element: something is lost");
+                Err(Fault::page(self.page, FaultKind::Element, detail).at(before))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The next element does not hold, so nothing can be said of what lies before the one behind it.
+    pub fn skip(&mut self) {
+        self.end = None;
+    }
+
+    /// There is no further element.
+    pub fn finish(self) -> Result<(), Fault> {
+        let rest = self.end.and_then(|end| self.bytes.get(end..)).unwrap_or_default();
+        if rest.iter().fold(0, |all, byte| all | byte) == 0 {
+            return Ok(());
+        }
+        let at = self.bytes.len() - rest.len() + rest.iter().position(|byte| *byte != 0).unwrap_or(0);
+        let detail = "bytes behind the last element belong to none: something is lost";
+        Err(Fault::page(self.page, FaultKind::Element, detail).at(at))
     }
 }
 
@@ -324,6 +375,33 @@ mod tests {
         page[PAGE_HEADER_BYTES + ELEMENT_BYTES + 4] -= 4;
         let elements = Elements::new(7, &page, 2).unwrap();
         assert!(elements.leaves().nth(1).unwrap().is_err());
+    }
+
+    #[test]
+    fn elements_that_are_no_longer_counted_leave_a_gap() {
+        let mut page = leaf_page(&[(b"a", b"one"), (b"b", b"two")]);
+        page[10] = 1;
+        let elements = Elements::new(7, &page, 1).unwrap();
+        let element = elements.leaf(0).unwrap();
+        let fault = elements.packing().next(element.value_offset - 1, page.len()).unwrap_err();
+        assert_eq!((fault.page, fault.offset, fault.kind), (Some(7), Some(32), FaultKind::Element));
+    }
+
+    #[test]
+    fn bytes_behind_the_last_element_belong_to_none() {
+        let mut page = leaf_page(&[(b"a", b"one"), (b"b", b"two")]);
+        let none = Elements::new(7, &page, 0).unwrap();
+        assert_eq!(none.packing().finish().unwrap_err().offset, Some(16 + 4));
+        page.resize(4096, 0);
+        let elements = Elements::new(7, &page, 2).unwrap();
+        let end = elements.used_bytes();
+        let packed = |bytes: usize| {
+            let mut packing = elements.packing();
+            packing.next(48, bytes).and_then(|()| packing.finish())
+        };
+        assert!(packed(end).is_ok());
+        assert_eq!(packed(end - 1).unwrap_err().offset, Some(end as u64 - 1));
+        assert!(Elements::new(7, &[0; 4096], 0).unwrap().packing().finish().is_ok());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::etcd::hash::Crc;
 use crate::etcd::meta::StoreMeta;
 use crate::etcd::schema;
 
-use super::digest::{self, Digests, Trailer};
+use super::digest::{self, Digests, TRAILER_BYTES, Trailer};
 use super::scan::{self, Layout, Scan, Visitor};
 use super::{Place, SCHEMA_FAULT};
 
@@ -120,16 +120,17 @@ impl Snapshot {
         Trailer::expected(self.file.file_bytes())
     }
 
-    /// Whether a digest is missing from what a server sent as a snapshot.
+    /// Whether a digest is missing, whole or in part, from what a server sent as a snapshot.
     ///
-    /// A snapshot ends at its high-water mark, and its two meta records differ in nothing but their transaction id,
+    /// A snapshot's pages end at its high-water mark, and its two meta records differ in nothing but their transaction id,
     /// the first being one ahead. A member's own database has neither in common with it, but by rare chance.
     pub fn lost_its_trailer(&self) -> bool {
         let same_tree = |first: &Meta, second: &Meta| Meta { txid: first.txid, ..*second } == *first;
         match self.file.metas() {
             [Ok(first), Ok(second)] => {
+                let behind_pages = self.file.file_bytes().checked_sub(self.file.used_bytes());
                 !self.has_trailer()
-                    && self.file.file_bytes() == self.file.used_bytes()
+                    && behind_pages.is_some_and(|bytes| bytes < TRAILER_BYTES)
                     && same_tree(first, second)
                     && first.txid == second.txid.wrapping_add(1)
             }
