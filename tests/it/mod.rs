@@ -1,7 +1,7 @@
 //! Topics, a module each; and the helpers that run other people's programs.
 
-mod damage;
 mod check;
+mod damage;
 mod etcdutl;
 mod fixtures;
 mod layers;
