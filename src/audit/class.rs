@@ -279,6 +279,11 @@ impl<'c> Names<'c> {
 }
 
 impl Class {
+    /// What is wrong with a revision of this class that is gone from the tree.
+    pub fn residue_findings(&self) -> FindingSet {
+        self.history_findings.iter().fold(FindingSet::default(), |set, finding| set.with(finding.of_residue()))
+    }
+
     /// The class of a record in a scope.
     pub fn of(scope: Number, verdict: &Verdict<'_>, rules: &Rules, names: &mut Names<'_>) -> Self {
         Self {

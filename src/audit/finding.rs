@@ -56,6 +56,10 @@ pub enum ValueFinding {
     HistoryPlaintext,
     /// An older revision on another key than would be written now.
     HistoryOldKey,
+    /// A revision that is gone from the tree, whose plaintext is still in the file.
+    ResiduePlaintext,
+    /// A revision that is gone from the tree, still in the file, on another key than would be written now.
+    ResidueOldKey,
     /// What opened is a sealed value again.
     DoubleEncrypted,
     /// The KMS plugin was not asked.
@@ -66,7 +70,7 @@ pub enum ValueFinding {
 
 impl ValueFinding {
     /// All of them, weightiest first.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::UnknownKey,
         Self::WrongKey,
         Self::Malformed,
@@ -81,6 +85,8 @@ impl ValueFinding {
         Self::Stale,
         Self::HistoryPlaintext,
         Self::HistoryOldKey,
+        Self::ResiduePlaintext,
+        Self::ResidueOldKey,
         Self::DoubleEncrypted,
         Self::UnverifiedKms,
         Self::UnverifiedUncovered,
@@ -103,6 +109,8 @@ impl ValueFinding {
             Self::Stale => "stale",
             Self::HistoryPlaintext => "history-plaintext",
             Self::HistoryOldKey => "history-old-key",
+            Self::ResiduePlaintext => "residue-plaintext",
+            Self::ResidueOldKey => "residue-old-key",
             Self::DoubleEncrypted => "double-encrypted",
             Self::UnverifiedKms => "unverified.kms",
             Self::UnverifiedUncovered => "unverified.uncovered",
@@ -115,6 +123,8 @@ impl ValueFinding {
             Self::Stale
             | Self::HistoryPlaintext
             | Self::HistoryOldKey
+            | Self::ResiduePlaintext
+            | Self::ResidueOldKey
             | Self::DoubleEncrypted
             | Self::UnverifiedKms
             | Self::UnverifiedUncovered => Severity::Warning,
@@ -122,9 +132,19 @@ impl ValueFinding {
         }
     }
 
-    /// Whether it is about older revisions and not about what the API server reads.
-    pub fn is_history(self) -> bool {
-        matches!(self, Self::HistoryPlaintext | Self::HistoryOldKey)
+    /// Whether it is about what the API server reads, and not about older revisions or what is left of them.
+    pub fn is_of_entries(self) -> bool {
+        let of_others = [Self::HistoryPlaintext, Self::HistoryOldKey, Self::ResiduePlaintext, Self::ResidueOldKey];
+        !of_others.contains(&self)
+    }
+
+    /// What a finding about an older revision is called once that revision is gone from the tree.
+    pub fn of_residue(self) -> Self {
+        match self {
+            Self::HistoryPlaintext => Self::ResiduePlaintext,
+            Self::HistoryOldKey => Self::ResidueOldKey,
+            other => other,
+        }
     }
 
     /// What it means, in half a sentence that goes on from a number of keys.
@@ -144,6 +164,8 @@ impl ValueFinding {
             Self::Stale => "readable, but not in the form that would be written now",
             Self::HistoryPlaintext => "have older revisions in plaintext",
             Self::HistoryOldKey => "have older revisions on another key",
+            Self::ResiduePlaintext => "have deleted or overwritten revisions whose plaintext is still in the file",
+            Self::ResidueOldKey => "have deleted or overwritten revisions on another key still in the file",
             Self::DoubleEncrypted => "encrypted twice",
             Self::UnverifiedKms => "wait for a KMS plugin that was not asked",
             Self::UnverifiedUncovered => "belong to an API server for which no configuration was given",
@@ -173,6 +195,9 @@ impl ValueFinding {
             Self::WeakKey | Self::PublishedKey => "Rotate to a key of 32 random bytes, and treat the data as exposed.",
             Self::HistoryPlaintext | Self::HistoryOldKey => {
                 "Older revisions leave with compaction and defragmentation; old backups keep them."
+            }
+            Self::ResiduePlaintext | Self::ResidueOldKey => {
+                "Defragment every member (etcdctl defrag) and take new snapshots; whoever has this file has these revisions."
             }
             Self::DoubleEncrypted => "Something encrypted before the API server did; restore the inner value.",
             Self::UnverifiedKms => "Nothing is proved about these; they need the plugin.",

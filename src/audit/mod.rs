@@ -9,6 +9,7 @@
 pub mod class;
 pub mod classify;
 pub mod finding;
+pub mod residue;
 pub mod row;
 pub mod rows;
 pub mod rules;

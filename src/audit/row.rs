@@ -10,7 +10,7 @@ use crate::provider::chain::Label;
 use super::class::TOMBSTONE;
 use super::classify::{State, Told};
 use super::finding::FindingSet;
-use super::rows::{Merge, RawRow, decode};
+use super::rows::{Merge, RESIDUE, RawRow, decode};
 use super::run::Context;
 use super::summary::provider_of;
 
@@ -23,6 +23,8 @@ pub enum RecordKind {
     History,
     /// A tombstone.
     Deleted,
+    /// A revision that is gone from the tree and still in the file.
+    Residue,
 }
 
 impl RecordKind {
@@ -32,6 +34,7 @@ impl RecordKind {
             Self::Entry => "entry",
             Self::History => "history",
             Self::Deleted => "deleted",
+            Self::Residue => "residue",
         }
     }
 }
@@ -113,7 +116,11 @@ impl Context {
             opened_by: class.opened_by.and_then(|key| self.rules.label(key)),
             expected: class.guard.and_then(|chain| self.rules.chain(chain)).map(|chain| chain.writer()),
             stale: class.stale,
-            findings: if record == RecordKind::Entry { class.findings } else { class.history_findings },
+            findings: match record {
+                RecordKind::Entry => class.findings,
+                RecordKind::Residue => class.residue_findings(),
+                RecordKind::History | RecordKind::Deleted => class.history_findings,
+            },
             detail: raw.detail,
             value_sha256: raw.value_sha256,
         });
@@ -177,9 +184,11 @@ impl RowStream {
             self.merge.next_into(&mut self.pending)?;
             let current = batch.bytes.get(start..).and_then(decode);
             let Some((current, _)) = current else { break };
-            let is_last = decode(&self.pending).is_none_or(|(next, _)| next.key != current.key);
+            let next = decode(&self.pending).map(|(next, _)| next);
+            let is_last = next.is_none_or(|next| next.key != current.key || next.place == RESIDUE);
             let record = match (current.class, is_last) {
                 (TOMBSTONE, _) => RecordKind::Deleted,
+                _ if current.place == RESIDUE => RecordKind::Residue,
                 (_, true) => RecordKind::Entry,
                 (_, false) => RecordKind::History,
             };

@@ -26,6 +26,9 @@ const HEAD_BYTES: usize = 4 + 4 + 4 + 2 + 1 + 4 + 5 * 8 + 32;
 /// A detail is cut at this length; kube-apiserver's own errors can list every key of a configuration.
 const MAX_DETAIL_BYTES: usize = 4096;
 
+/// The place of what is in no place of the tree any more; it comes after all records of its key.
+pub const RESIDUE: Place = Place { leaf: u32::MAX, index: u16::MAX };
+
 /// What a row remembers of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RawRow<'r> {

@@ -13,6 +13,7 @@ use crate::kube::select::{SelectError, Selected, Selection};
 use crate::provider::kms::DekTable;
 use crate::provider::plaintext::Plaintext;
 use crate::source::digest::{Digests, Trailer};
+use crate::source::residue::Stray;
 use crate::source::scan::Visitor;
 use crate::source::snapshot::{Outline, PassOptions, ReadError, Snapshot};
 use crate::source::trace::{Mark, TAGS, TraceKey, Traces, settle};
@@ -21,6 +22,7 @@ use crate::source::{Fault, Faults, PageFile, Place, Record, StoreMeta};
 use super::class::{Class, Classes, Met, Names, Number, Scope, TOMBSTONE, Table};
 use super::classify::{Verdict, judge};
 use super::finding::{Finding, ValueFinding};
+use super::residue::{self, StrayMark};
 use super::rows::{Merge, RawRow, RowSink, Spill};
 use super::rules::{Guard, Rules};
 use super::summary::{Parts, Summary, Tally, summarise};
@@ -34,8 +36,10 @@ const NAMED_KEYS: usize = 10;
 pub enum RowsWanted {
     /// None.
     None,
-    /// One for each record.
-    All,
+    /// One for each record in the tree.
+    Tree,
+    /// Also one for each revision that is gone from the tree and still in the file.
+    Residue,
 }
 
 /// What to audit, and how.
@@ -123,12 +127,12 @@ pub enum AuditError {
 pub fn audit(snapshot: &mut Snapshot, rules: Rules, options: &Options<'_>) -> Result<Audit, AuditError> {
     let spill = match options.rows {
         RowsWanted::None => None,
-        RowsWanted::All => Some(Spill::new().map_err(AuditError::Spill)?),
+        RowsWanted::Tree | RowsWanted::Residue => Some(Spill::new().map_err(AuditError::Spill)?),
     };
     let (roots, selected) = survey::select(snapshot, &rules, options)?;
     let classes = Classes::default();
-    let common =
-        Common { rules: &rules, options, selected, spill: spill.as_ref(), classes: &classes, key: TraceKey::random()? };
+    let key = TraceKey::random()?;
+    let common = Common { rules: &rules, options, selected, spill: spill.as_ref(), classes: &classes, key };
     let mut reading = read(snapshot, &common, roots)?;
     let table = classes.into_table();
     let revision = revision(&reading, options)?;
@@ -137,7 +141,13 @@ pub fn audit(snapshot: &mut Snapshot, rules: Rules, options: &Options<'_>) -> Re
     for part in settle(traces, Tally::default, |tally, records| tally.add(&table, records)) {
         tally += part;
     }
-    let first_keys = first_keys(snapshot.pages(), &reading.outline, &table, &mut tally);
+    let pages = snapshot.pages();
+    let mut first_keys = first_keys(pages, &reading.outline, &table, &mut tally);
+    let strays = residue::settle(std::mem::take(&mut reading.strays), pages, &reading.outline, &key);
+    residue::tally(&strays, pages, &table, &mut tally, &mut first_keys);
+    if let (RowsWanted::Residue, Some(spill)) = (options.rows, &spill) {
+        residue::rows(&strays, pages, &rules, &reading.roots, &mut RowSink::new(spill));
+    }
     let file = file_findings(snapshot, &reading, options);
     let fault_count = reading.faults.total();
     let summary = summarise(Parts {
@@ -178,6 +188,7 @@ struct Reading {
     roots: Arc<Roots>,
     traces: Vec<Traces>,
     revisions: HashMap<u32, (i64, i64)>,
+    strays: Vec<StrayMark>,
     /// The last record's place and main revision, before any was left out.
     last: Option<(Place, i64)>,
     /// A key looks like an object's below a root that was not among the sampled keys.
@@ -210,6 +221,7 @@ fn read_once(snapshot: &mut Snapshot, common: &Common<'_>, roots: Option<Roots>)
         roots: Arc::default(),
         traces: Vec::new(),
         revisions: HashMap::new(),
+        strays: Vec::new(),
         last: None,
         unlisted: false,
         digests: pass.digests,
@@ -229,6 +241,7 @@ struct Worker<'w> {
     deks: DekTable,
     scratch: Plaintext,
     rows: Option<RowSink<'w>>,
+    strays: Vec<StrayMark>,
     last: Option<(Place, i64)>,
     unlisted: bool,
 }
@@ -243,6 +256,7 @@ impl<'w> Worker<'w> {
             deks: DekTable::new(),
             scratch: Plaintext::new(),
             rows: common.spill.map(RowSink::new),
+            strays: Vec::new(),
             last: None,
             unlisted: false,
         }
@@ -255,6 +269,7 @@ impl<'w> Worker<'w> {
         }
         reading.roots = self.roots;
         reading.traces.push(self.traces);
+        reading.strays.extend(self.strays);
         reading.last = reading.last.max(self.last);
         reading.unlisted |= self.unlisted;
     }
@@ -304,6 +319,24 @@ impl Visitor for Worker<'_> {
             push_row(&mut self.rows, record, class, verdict.encoding, &detail);
         }
     }
+
+    const STRAYS: bool = true;
+
+    fn stray(&mut self, stray: &Stray<'_>) {
+        let kv = &stray.kv;
+        let address = self.roots.locate(kv.key);
+        if !self.common.selects(&address) {
+            return;
+        }
+        let rules = self.common.rules;
+        let memory = &mut self.memory;
+        let scope = memory.scope(&address, kv.key, rules);
+        let guard = memory.scopes.get(scope).map_or(Guard::Nobody, |scope| scope.guard);
+        let verdict = judge(rules, &self.deks, (&address, guard), kv.key, kv.value, &mut self.scratch);
+        let class = memory.stray_class(scope, &verdict, rules);
+        let key = self.common.key.digest(kv.key);
+        self.strays.push(StrayMark { revision: stray.revision, key, class, at: stray.at });
+    }
 }
 
 /// What a worker remembers of the scopes it met, so that resolving and counting cost little for each record.
@@ -315,6 +348,8 @@ struct Memory<'w> {
     /// The folder that was asked for last, and its scope.
     last: (Vec<u8>, usize),
     scopes: Vec<MetScope>,
+    /// Classes of what is outside the tree, whose revisions count for nothing.
+    strays: HashMap<Class, u32>,
 }
 
 /// A scope that a worker met.
@@ -326,7 +361,14 @@ struct MetScope {
 
 impl<'w> Memory<'w> {
     fn new(classes: &'w Classes) -> Self {
-        Self { classes, names: Names::new(classes), folders: HashMap::new(), last: (Vec::new(), 0), scopes: Vec::new() }
+        Self {
+            classes,
+            names: Names::new(classes),
+            folders: HashMap::new(),
+            last: (Vec::new(), 0),
+            scopes: Vec::new(),
+            strays: HashMap::new(),
+        }
     }
 
     /// The index of the scope of what a key leads to.
@@ -354,6 +396,12 @@ impl<'w> Memory<'w> {
         self.last.0.extend_from_slice(folder);
         self.last.1 = index;
         index
+    }
+
+    fn stray_class(&mut self, scope: usize, verdict: &Verdict<'_>, rules: &Rules) -> u32 {
+        let Some(scope) = self.scopes.get(scope) else { return TAGS - 1 };
+        let class = Class::of(scope.number, verdict, rules, &mut self.names);
+        *self.strays.entry(class).or_insert_with(|| self.classes.number(class))
     }
 
     fn class(&mut self, scope: usize, verdict: &Verdict<'_>, rules: &Rules, main: i64) -> u32 {
@@ -435,7 +483,7 @@ fn named(
 }
 
 /// Adds a key to the first ones, if it is one of them.
-fn keep_first(keys: &mut BTreeSet<Vec<u8>>, key: &[u8]) {
+pub(super) fn keep_first(keys: &mut BTreeSet<Vec<u8>>, key: &[u8]) {
     if keys.len() < NAMED_KEYS || keys.last().is_some_and(|last| key < last.as_slice()) {
         keys.insert(key.to_vec());
         if keys.len() > NAMED_KEYS {

@@ -18,12 +18,15 @@ pub struct Count {
     pub entries: u64,
     /// Older revisions, and what precedes a deletion.
     pub history: u64,
+    /// Revisions that are gone from the tree and still in the file.
+    pub residue: u64,
 }
 
 impl AddAssign for Count {
     fn add_assign(&mut self, other: Self) {
         self.entries += other.entries;
         self.history += other.history;
+        self.residue += other.residue;
     }
 }
 
@@ -32,8 +35,8 @@ impl AddAssign for Count {
 pub struct Tally {
     counts: HashMap<u32, Count>,
     deleted: u64,
-    /// Keys with at least one older revision of which this is to be said.
-    history_keys: HashMap<ValueFinding, u64>,
+    /// Keys with at least one older revision, or residue of one, of which this is to be said.
+    other_keys: HashMap<ValueFinding, u64>,
     /// Entries with findings.
     flagged: Vec<Mark>,
     /// For each key with findings in its history, the oldest such record.
@@ -67,8 +70,19 @@ impl Tally {
                 first = first.or(Some(record.mark()));
             }
         }
-        noticed.iter().for_each(|finding| *self.history_keys.entry(finding).or_default() += 1);
+        noticed.iter().for_each(|finding| *self.other_keys.entry(finding).or_default() += 1);
         self.flagged_history.extend(first);
+    }
+
+    /// Adds what is left of one key's revisions outside the tree, as their classes.
+    pub fn add_residue(&mut self, table: &Table, classes: impl Iterator<Item = u32>) {
+        let mut noticed = FindingSet::default();
+        for class in classes {
+            self.counts.entry(class).or_default().residue += 1;
+            let findings = table.get(class).map(|class| class.history_findings).unwrap_or_default();
+            findings.iter().for_each(|finding| noticed.insert(finding.of_residue()));
+        }
+        noticed.iter().for_each(|finding| *self.other_keys.entry(finding).or_default() += 1);
     }
 
     /// The records whose keys a report names: entries with findings, and for each key with findings in its history one
@@ -87,8 +101,8 @@ impl AddAssign for Tally {
             *self.counts.entry(class).or_default() += count;
         }
         self.deleted += other.deleted;
-        for (finding, keys) in other.history_keys {
-            *self.history_keys.entry(finding).or_default() += keys;
+        for (finding, keys) in other.other_keys {
+            *self.other_keys.entry(finding).or_default() += keys;
         }
         self.flagged.extend(other.flagged);
         self.flagged_history.extend(other.flagged_history);
@@ -104,6 +118,8 @@ pub struct Totals {
     pub history: u64,
     /// Tombstones.
     pub deleted: u64,
+    /// Revisions that are gone from the tree and still in the file.
+    pub residue: u64,
     /// Entries by state.
     pub encrypted: u64,
     /// See [`encrypted`](Self::encrypted).
@@ -290,6 +306,7 @@ fn totals(table: &Table, tally: &Tally) -> Totals {
         let count = tally.counts.get(&number).copied().unwrap_or_default();
         totals.entries += count.entries;
         totals.history += count.history;
+        totals.residue += count.residue;
         *match class.state {
             State::Encrypted => &mut totals.encrypted,
             State::Plaintext => &mut totals.plaintext,
@@ -444,9 +461,9 @@ fn key_ids(spec: &ProviderSpec) -> Vec<KeyId> {
 fn findings(parts: &mut Parts<'_>) -> Vec<FindingRow> {
     let mut rows = Vec::new();
     for finding in ValueFinding::ALL {
-        let count = match finding.is_history() {
-            true => parts.tally.history_keys.get(&finding).copied().unwrap_or(0),
-            false => {
+        let count = match finding.is_of_entries() {
+            false => parts.tally.other_keys.get(&finding).copied().unwrap_or(0),
+            true => {
                 let touched = parts.counted().filter(|(class, _)| class.findings.contains(finding));
                 touched.map(|(_, count)| count.entries).sum()
             }

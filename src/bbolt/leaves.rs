@@ -77,6 +77,16 @@ impl Leaves {
         Bounds { lower: self.key(ordinal).unwrap_or_default(), upper }
     }
 
+    /// The ordinal of the leaf on which a key would stand.
+    pub fn leaf_of(&self, key: &[u8]) -> Option<usize> {
+        let (mut from, mut to) = (0, self.pages.len());
+        while from < to {
+            let middle = from + (to - from) / 2;
+            if self.key(middle)? <= key { from = middle + 1 } else { to = middle }
+        }
+        from.checked_sub(1)
+    }
+
     fn key(&self, ordinal: usize) -> Option<&[u8]> {
         let end = *self.key_ends.get(ordinal)? as usize;
         let start = ordinal.checked_sub(1).and_then(|before| self.key_ends.get(before)).map_or(0, |end| *end as usize);

@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::ValueEnum;
 
 use crate::audit::classify::{State, Told};
-use crate::audit::row::{Row, RowStream};
+use crate::audit::row::{RecordKind, Row, RowStream};
 use crate::audit::rules::Rules;
 use crate::audit::run::{Audit, Options, RowsWanted, audit};
 use crate::audit::summary::Answer;
@@ -46,6 +46,9 @@ pub struct Args {
     /// With csv and jsonl: older revisions and deletions too
     #[arg(long)]
     history: bool,
+    /// With csv and jsonl: also revisions that are gone from the tree but still in the file
+    #[arg(long)]
+    residue: bool,
     /// With csv and jsonl: only rows of this kind; totals, verdict and exit code stay those of everything
     #[arg(long, value_enum)]
     only: Option<Only>,
@@ -119,8 +122,8 @@ impl Only {
 /// Runs the command.
 pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     let rows = matches!(args.output, Output::Csv | Output::Jsonl);
-    if !rows && (args.only.is_some() || args.history) {
-        return Err(Failure::usage("--only and --history are about rows").hint("add -o csv or -o jsonl"));
+    if !rows && (args.only.is_some() || args.history || args.residue) {
+        return Err(Failure::usage("--only, --history and --residue are about rows").hint("add -o csv or -o jsonl"));
     }
     let selection = Selection::parse(&args.selection).map_err(|error| Failure::usage(error.to_string()))?;
     let rules = rules(&args.config)?;
@@ -133,7 +136,11 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
         roots: (!args.etcd_prefix.is_empty()).then(|| Roots::given(&args.etcd_prefix)),
         namespaces: args.namespace.clone(),
         selection,
-        rows: if rows { RowsWanted::All } else { RowsWanted::None },
+        rows: match rows {
+            false => RowsWanted::None,
+            true if args.residue => RowsWanted::Residue,
+            true => RowsWanted::Tree,
+        },
         log_beside,
     };
     let outcome = audit(&mut snapshot, rules, &options);
@@ -154,7 +161,11 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
 }
 
 fn wanted(args: &Args, row: &Row<'_>) -> bool {
-    let recorded = args.history || row.record == crate::audit::row::RecordKind::Entry;
+    let recorded = match row.record {
+        RecordKind::Entry => true,
+        RecordKind::History | RecordKind::Deleted => args.history,
+        RecordKind::Residue => args.residue,
+    };
     recorded && args.only.is_none_or(|only| only.wants(row))
 }
 

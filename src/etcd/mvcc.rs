@@ -53,6 +53,37 @@ impl<'r> KeyValue<'r> {
         Some(decoded)
     }
 
+    /// Reads a put record exactly as etcd writes one, at the start of bytes of which nobody knows how far it goes, and its
+    /// length; none if no such record stands there, or not the whole of it.
+    ///
+    /// Fields ascend, none is zero that etcd leaves out, and revisions and version fit together. What follows a record on
+    /// a page is the next one's revision, which begins with a zero byte, or nothing.
+    pub fn carve(bytes: &'r [u8]) -> Option<(Self, usize)> {
+        let mut carved = Self::default();
+        let (mut rest, mut last) = (bytes, 0);
+        while let Ok((behind, (number, field))) = wire::field(rest)
+            && (last + 1..=6).contains(&number)
+        {
+            match (number, field) {
+                (1, Field::Bytes(key)) if !key.is_empty() => carved.key = key,
+                (2, Field::Varint(value)) => carved.create_revision = positive(value)?,
+                (3, Field::Varint(value)) => carved.mod_revision = positive(value)?,
+                (4, Field::Varint(value)) => carved.version = positive(value)?,
+                (5, Field::Bytes(value)) if !value.is_empty() => carved.value = value,
+                (6, Field::Varint(value)) if value != 0 => carved.lease = value as i64,
+                _ => return None,
+            }
+            (rest, last) = (behind, number);
+        }
+        let is_first_write = carved.create_revision == carved.mod_revision;
+        let fits = !carved.key.is_empty()
+            && (1..=carved.mod_revision).contains(&carved.create_revision)
+            && (carved.version == 1) == is_first_write
+            && carved.version >= 1
+            && rest.first().is_none_or(|next| *next == 0);
+        fits.then_some((carved, bytes.len() - rest.len()))
+    }
+
     /// The record as etcd writes it.
     pub fn encode(&self) -> Vec<u8> {
         let mut record = Vec::with_capacity(self.key.len() + self.value.len() + 48);
@@ -66,9 +97,32 @@ impl<'r> KeyValue<'r> {
     }
 }
 
+/// A number that etcd writes for a revision or a version.
+fn positive(value: u64) -> Option<i64> {
+    i64::try_from(value).ok().filter(|value| *value > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_is_carved_out_of_what_follows_it_and_only_whole() {
+        let record =
+            KeyValue { key: b"/a", create_revision: 2, mod_revision: 9, version: 3, value: b"some value", lease: 7 };
+        let mut bytes = record.encode();
+        let length = bytes.len();
+        assert_eq!(KeyValue::carve(&bytes), Some((record, length)));
+        bytes.extend([0, 0, 0, 9]);
+        assert_eq!(KeyValue::carve(&bytes), Some((record, length)));
+        bytes[length] = b'x';
+        assert_eq!(KeyValue::carve(&bytes), None);
+        // Cut behind the version and behind the value a shorter record stands there, as far as bytes can tell.
+        let ends = [10, 22];
+        for cut in (0..length).filter(|cut| !ends.contains(cut)) {
+            assert_eq!(KeyValue::carve(&bytes[..cut]), None, "{cut}");
+        }
+    }
 
     #[test]
     fn a_record_reads_back_as_it_was_written() {

@@ -70,12 +70,13 @@ fn verdict(out: &mut dyn Write, audit: &Audit, scope: Option<&str>, paint: Paint
     }
     writeln!(
         out,
-        "{} entries ({} encrypted, {} plaintext), {} older revisions, {} deletions",
+        "{} entries ({} encrypted, {} plaintext), {} older revisions, {} deletions, {} revisions left in free pages",
         grouped(totals.entries),
         grouped(totals.encrypted),
         grouped(totals.plaintext),
         grouped(totals.history),
         grouped(totals.deleted),
+        grouped(totals.residue),
     )
 }
 
@@ -170,7 +171,8 @@ fn stored_as(provider: &str, key_name: &str) -> String {
 }
 
 fn keys(out: &mut dyn Write, keys: &[KeyRow], paint: Paint) -> io::Result<()> {
-    let columns = ["KEY", "KEY ID", "FINGERPRINT", "CONFIGURED", "WRITES", "ENTRIES", "HISTORY", "OLDEST", "NEWEST"];
+    let columns =
+        ["KEY", "KEY ID", "FINGERPRINT", "CONFIGURED", "WRITES", "ENTRIES", "HISTORY", "RESIDUE", "OLDEST", "NEWEST"];
     let mut table = Grid::new(columns.to_vec());
     for row in keys {
         let revision = |revision: Option<i64>| revision.map_or(String::new(), |revision| revision.to_string());
@@ -182,13 +184,14 @@ fn keys(out: &mut dyn Write, keys: &[KeyRow], paint: Paint) -> io::Result<()> {
             harmless(&row.write_key_for.join(",")).into_owned(),
             grouped(row.count.entries),
             grouped(row.count.history),
+            grouped(row.count.residue),
             revision(row.revisions.map(|(oldest, _)| oldest)),
             revision(row.revisions.map(|(_, newest)| newest)),
         ]);
     }
     if !keys.is_empty() {
         writeln!(out)?;
-        table.write(out, paint, 4)?;
+        table.write(out, paint, 5)?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 pub mod check;
 pub mod container;
 pub mod digest;
+pub mod residue;
 pub mod scan;
 pub mod snapshot;
 pub mod trace;
@@ -13,6 +14,7 @@ pub mod trace;
 pub use snapshot::Snapshot;
 
 pub use crate::bbolt::{Fault, FaultKind, Faults, PageFile};
+pub use crate::etcd::Revision;
 pub use crate::etcd::meta::StoreMeta;
 
 use crate::etcd::{KeyValue, RevisionKey};

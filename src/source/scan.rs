@@ -12,6 +12,7 @@ use crate::bbolt::reached::Reached;
 use crate::bbolt::{Fault, FaultKind, Faults, PageFile, leaf};
 use crate::etcd::{KeyValue, RevisionKey};
 
+use super::residue::{self, Stray};
 use super::{Place, RECORD_FAULT, REVISION_KEY_FAULT, Record, SCHEMA_FAULT};
 
 /// Bytes of a stretch. Between 16 KiB and 1 MiB the size hardly matters.
@@ -27,6 +28,12 @@ pub trait Visitor: Send {
 
     /// A pair that is a record.
     fn record(&mut self, _record: &Record<'_>) {}
+
+    /// Whether it wants what is not in the tree any more.
+    const STRAYS: bool = false;
+
+    /// A record outside the tree, as far as its bytes tell: it may be a copy of one that still is in the tree.
+    fn stray(&mut self, _stray: &Stray<'_>) {}
 }
 
 /// The leaf pages of the bucket by page id, so that a reader of the file knows which page is which.
@@ -147,13 +154,13 @@ impl Worker<'_> {
         result
     }
 
-    fn leaf(
+    fn leaf<V: Visitor>(
         &mut self,
         page: u64,
         ordinal: u32,
         header: &PageHeader,
         bytes: &[u8],
-        visitor: &mut impl Visitor,
+        visitor: &mut V,
     ) -> Result<(), Fault> {
         match header.kind {
             PageKind::Leaf => {}
@@ -174,6 +181,11 @@ impl Worker<'_> {
             visit(page, ordinal, index, &element, &mut content, visitor);
         });
         self.faults.append(content);
+        if V::STRAYS {
+            let used = elements.used_bytes();
+            let start = page * self.scan.file.page_size() + used as u64;
+            residue::carve(bytes.get(used..).unwrap_or_default(), start, visitor);
+        }
         Ok(())
     }
 }

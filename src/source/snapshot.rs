@@ -12,13 +12,15 @@ use crate::bbolt::check::Checker;
 use crate::bbolt::leaves::{self, Depth};
 use crate::bbolt::meta::Meta;
 use crate::bbolt::page::Elements;
+use crate::bbolt::reached::Reached;
 use crate::bbolt::{Fault, Faults, OpenError, PageFile, leaf};
-use crate::etcd::KeyValue;
 use crate::etcd::hash::Crc;
 use crate::etcd::meta::StoreMeta;
 use crate::etcd::schema;
+use crate::etcd::{KeyValue, Revision, RevisionKey};
 
 use super::digest::{self, Digests, TRAILER_BYTES, Trailer};
+use super::residue::Residue;
 use super::scan::{self, Layout, Scan, Visitor};
 use super::{Place, SCHEMA_FAULT};
 
@@ -210,6 +212,7 @@ impl Snapshot {
                 visitors
             }
         };
+        let visitors = if V::STRAYS { strays(&self.file, &checker.reached, visitors) } else { visitors };
         let outcome = checker.finish();
         let (faults, free_pages) = (outcome.faults, outcome.free_pages);
         Ok(Some(Pass { outline, visitors, digests: None, faults, free_pages, unsteady: false }))
@@ -256,6 +259,41 @@ impl Outline {
         }
     }
 
+    /// Says of revisions that ascend whether the tree still has a record of them, and of which key.
+    ///
+    /// `visit` is given the index of the revision and the record's key; revisions that the tree has not are passed over.
+    pub fn find(&self, file: &PageFile, revisions: &[Revision], mut visit: impl FnMut(usize, &[u8])) {
+        let mut page: Option<(usize, Vec<u8>, u16)> = None;
+        for (index, revision) in revisions.iter().enumerate() {
+            let key = RevisionKey { revision: *revision, tombstone: false }.encode();
+            let mut look = |elements: Elements<'_>| {
+                let mut elements = elements.leaves().flatten();
+                if let Some(kv) =
+                    elements.find(|element| element.key == key).and_then(|found| KeyValue::decode(found.value))
+                {
+                    visit(index, kv.key);
+                }
+            };
+            match &self.key {
+                KeyBucket::Inline(Bucket { root: BucketRoot::Inline(bytes), parent_page, .. }) => {
+                    inline_elements(*parent_page, bytes).ok().into_iter().for_each(&mut look);
+                }
+                KeyBucket::Inline(_) => {}
+                KeyBucket::Tree(layout) => {
+                    let Some(leaf) = layout.leaves().leaf_of(&key) else { continue };
+                    if page.as_ref().is_none_or(|(known, ..)| *known != leaf) {
+                        let mut buffer = page.take().map_or(Vec::new(), |(_, buffer, _)| buffer);
+                        let read = layout.leaves().page(leaf).and_then(|id| file.page(id, &mut buffer).ok());
+                        page = read.map(|header| (leaf, buffer, header.count));
+                    }
+                    if let Some((_, buffer, count)) = &page {
+                        Elements::new(0, buffer, *count).ok().into_iter().for_each(&mut look);
+                    }
+                }
+            }
+        }
+    }
+
     /// The whole snapshot digest, given the checksum of the `key` bucket's pairs.
     pub fn snapshot_hash(&self, key_pairs: Crc) -> u32 {
         let mut hash = self.before_key;
@@ -289,6 +327,18 @@ fn work<V: Visitor>(
         }
     });
     done.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Lets the workers' visitors look at the pages that no tree reaches.
+fn strays<V: Visitor>(file: &PageFile, reached: &Reached, mut visitors: Vec<V>) -> Vec<V> {
+    let residue = Residue::new(file, reached);
+    let residue = &residue;
+    rayon::scope(|scope| {
+        for visitor in &mut visitors {
+            scope.spawn(move |_| residue.work(visitor));
+        }
+    });
+    visitors
 }
 
 /// Reads everything but the records: the small buckets whole, of the `key` bucket where its leaves are.

@@ -37,7 +37,8 @@ impl TraceKey {
         Ok(Self(SipHasher13::new_with_key(&key)))
     }
 
-    fn digest(&self, key: &[u8]) -> u128 {
+    /// The digest of a key.
+    pub fn digest(&self, key: &[u8]) -> u128 {
         let mut hasher = self.0;
         hasher.write(key);
         hasher.finish128().as_u128()
