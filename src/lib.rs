@@ -8,6 +8,8 @@ pub mod cli;
 pub mod config;
 pub mod etcd;
 pub mod kube;
+#[cfg(feature = "kms")]
+pub mod plugin;
 pub mod provider;
 pub mod report;
 pub mod source;

@@ -1,0 +1,205 @@
+//! Asking one plugin for many DEKs: so many calls in flight, so many calls at all, retries, and when to give up.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use super::client::{CallError, Client};
+use super::greet::Package;
+use super::messages::{DecryptResponse, DecryptV1, DecryptV2, V1_DECRYPT, V2_DECRYPT, V2ALPHA1_DECRYPT};
+use crate::provider::kms::{DekSource, OwnedDekRequest};
+use crate::provider::secret::SecretKey;
+
+/// For how many timeouts a plugin that is unavailable or exhausted is asked for the same DEK again.
+const RETRY_TIMEOUTS: u32 = 3;
+
+/// The pause before a second call for the same DEK; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest pause between calls for the same DEK.
+const MAX_PAUSE: Duration = Duration::from_secs(2);
+
+/// A plugin is given up after so many requests in a row for each call in flight that came to no answer.
+const ROUNDS_WITHOUT_ANSWER: usize = 2;
+
+/// ... but not before so many requests.
+const MIN_WITHOUT_ANSWER: usize = 4;
+
+/// The longest plaintext that is kept as an AES key. Longer ones are no key; only their length is of interest.
+const MAX_KEPT_KEY_BYTES: usize = 1024;
+
+/// How many calls may still be spent.
+pub(super) struct Budget {
+    left: Option<AtomicU64>,
+}
+
+impl Budget {
+    /// `None` is no limit.
+    pub(super) fn new(max_calls: Option<u64>) -> Self {
+        Self { left: max_calls.map(AtomicU64::new) }
+    }
+
+    fn take(&self) -> bool {
+        let one_less = |left: u64| left.checked_sub(1);
+        let Some(left) = &self.left else { return true };
+        left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
+    }
+}
+
+/// What became of a request that was asked.
+pub(super) struct Answer {
+    pub request: OwnedDekRequest,
+    /// The DEK and the plugin's time for it, or why there is none.
+    pub dek: Result<(SecretKey, Duration), String>,
+}
+
+/// How a round ended.
+pub(super) struct End {
+    /// Calls made, repeated ones included.
+    pub calls: u64,
+    /// Why the plugin was given up, if it was.
+    pub given_up: Option<String>,
+    /// There were requests for which no call was left.
+    pub out_of_budget: bool,
+    /// The requests that nobody has taken up.
+    pub left: Vec<OwnedDekRequest>,
+}
+
+/// Asks for every request, with at most `concurrency` calls in flight. `answered` hears of each answer as it comes.
+pub(super) async fn ask(
+    (client, package): (Client, Package),
+    requests: Vec<OwnedDekRequest>,
+    concurrency: usize,
+    budget: Arc<Budget>,
+    mut answered: impl FnMut(Answer),
+) -> End {
+    let workers = concurrency.min(requests.len()).max(1);
+    let round = Arc::new(Round {
+        client,
+        package,
+        budget,
+        patience: MIN_WITHOUT_ANSWER.max(workers.saturating_mul(ROUNDS_WITHOUT_ANSWER)),
+        queue: Mutex::new(requests.into_iter()),
+        calls: AtomicU64::new(0),
+        without_answer: AtomicUsize::new(0),
+        given_up: OnceLock::new(),
+        out_of_budget: AtomicBool::new(false),
+    });
+    let (sender, mut answers) = mpsc::channel(workers);
+    let mut tasks = JoinSet::new();
+    for _ in 0..workers {
+        tasks.spawn(Arc::clone(&round).work(sender.clone()));
+    }
+    drop(sender);
+    while let Some(answer) = answers.recv().await {
+        answered(answer);
+    }
+    let left = std::mem::take(&mut *round.queue.lock().unwrap_or_else(PoisonError::into_inner)).collect();
+    End {
+        calls: round.calls.load(Ordering::Relaxed),
+        given_up: round.given_up.get().cloned(),
+        out_of_budget: round.out_of_budget.load(Ordering::Relaxed),
+        left,
+    }
+}
+
+/// The requests to one plugin while they are asked.
+struct Round {
+    client: Client,
+    package: Package,
+    budget: Arc<Budget>,
+    // So many requests in a row without answer are enough.
+    patience: usize,
+    queue: Mutex<std::vec::IntoIter<OwnedDekRequest>>,
+    calls: AtomicU64,
+    without_answer: AtomicUsize,
+    given_up: OnceLock<String>,
+    out_of_budget: AtomicBool,
+}
+
+impl Round {
+    async fn work(self: Arc<Self>, answers: mpsc::Sender<Answer>) {
+        while self.given_up.get().is_none() {
+            let Some(request) = self.next() else { return };
+            let Some(opened) = self.open(&request).await else {
+                self.out_of_budget.store(true, Ordering::Relaxed);
+                return;
+            };
+            self.note(&opened);
+            let dek = opened.map_err(|error| error.to_string()).and_then(|dek| keep(&request, dek));
+            if answers.send(Answer { request, dek }).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn next(&self) -> Option<OwnedDekRequest> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).next()
+    }
+
+    /// Asks for one DEK until there is an answer; `None` if there was no call left for it.
+    async fn open(&self, request: &OwnedDekRequest) -> Option<Result<(SecretKey, Duration), CallError>> {
+        let begun = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            if !self.budget.take() {
+                return None;
+            }
+            self.calls.fetch_add(1, Ordering::Relaxed);
+            let error = match self.call(request).await {
+                Ok((answer, latency)) => return Some(Ok((answer.into_key(), latency))),
+                Err(error) => error,
+            };
+            let spent = begun.elapsed().saturating_add(pause);
+            let hopeless =
+                spent >= self.client.timeout().saturating_mul(RETRY_TIMEOUTS) || self.given_up.get().is_some();
+            if hopeless || !error.is_transient() {
+                return Some(Err(error));
+            }
+            sleep(scattered(pause)).await;
+            pause = (pause * 2).min(MAX_PAUSE);
+        }
+    }
+
+    async fn call(&self, request: &OwnedDekRequest) -> Result<(DecryptResponse, Duration), CallError> {
+        match self.package {
+            Package::V1Beta1 => self.client.call(V1_DECRYPT, DecryptV1::from(request)).await,
+            Package::V2 => self.client.call(V2_DECRYPT, DecryptV2::from(request)).await,
+            Package::V2Alpha1 => self.client.call(V2ALPHA1_DECRYPT, DecryptV2::from(request)).await,
+        }
+    }
+
+    /// Counts what came to no answer, and gives the plugin up when that is all there is, or when it has gone.
+    fn note(&self, opened: &Result<(SecretKey, Duration), CallError>) {
+        let Some(error) = opened.as_ref().err().filter(|error| error.is_no_answer()) else {
+            self.without_answer.store(0, Ordering::Relaxed);
+            return;
+        };
+        let in_a_row = self.without_answer.fetch_add(1, Ordering::Relaxed) + 1;
+        if error.unreached || in_a_row >= self.patience {
+            // The first words stay.
+            let _ = self.given_up.set(error.to_string());
+        }
+    }
+}
+
+/// Drops a key that is absurdly long: a table of such keys could be of any size. A seed becomes small in the table.
+fn keep(request: &OwnedDekRequest, dek: (SecretKey, Duration)) -> Result<(SecretKey, Duration), String> {
+    match request.source {
+        DekSource::Key if dek.0.len() > MAX_KEPT_KEY_BYTES => {
+            Err(format!("crypto/aes: invalid key size {}", dek.0.len()))
+        }
+        DekSource::Key | DekSource::Seed => Ok(dek),
+    }
+}
+
+/// A pause of half to the whole length at random, so that calls which were refused together don't come back together.
+fn scattered(pause: Duration) -> Duration {
+    let mut random = [0];
+    let share = getrandom::fill(&mut random).map_or(u8::MAX, |()| random[0]);
+    pause / 2 + pause / 2 * u32::from(share) / u32::from(u8::MAX)
+}
