@@ -77,8 +77,3 @@ impl Plugins {
         self.runtime.block_on(ask::ask_all(&self.greeted, requests, options))
     }
 }
-
-#[cfg(test)]
-mod stand_in;
-#[cfg(test)]
-mod tests;

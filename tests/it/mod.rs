@@ -5,7 +5,11 @@ mod damage;
 mod etcdutl;
 mod fixtures;
 mod layers;
+#[cfg(feature = "kms")]
+mod plugins;
 mod program;
 mod servers;
 mod snapshots;
+#[cfg(feature = "kms")]
+mod stand_in;
 mod walk;
