@@ -84,6 +84,9 @@ pub(super) struct Greeted {
     pub connection: Option<(Client, Package)>,
 }
 
+/// What a visit to a plugin comes to.
+type Met = Result<(Client, Package, Health), Unwell>;
+
 /// Greets each distinct provider of a file, all at once.
 pub(super) async fn greet_all(specs: &[KmsSpec], endpoints: &HashMap<String, String>) -> Vec<Greeted> {
     let mut doors: Vec<Door> = Vec::new();
@@ -101,7 +104,7 @@ pub(super) async fn greet_all(specs: &[KmsSpec], endpoints: &HashMap<String, Str
             }),
         }
     }
-    let mut visits: JoinSet<(usize, Result<(Client, Package, Health), Unwell>)> = JoinSet::new();
+    let mut visits: JoinSet<(usize, Met)> = JoinSet::new();
     for (place, door) in doors.iter().cloned().enumerate() {
         visits.spawn(async move { (place, door.knock().await) });
     }
@@ -129,7 +132,7 @@ struct Door {
 }
 
 impl Door {
-    async fn knock(self) -> Result<(Client, Package, Health), Unwell> {
+    async fn knock(self) -> Met {
         if self.ambiguous {
             return Err(Unwell::Ambiguous);
         }
@@ -142,7 +145,7 @@ impl Door {
         Ok((client, package, health))
     }
 
-    fn greeted(self, outcome: Result<(Client, Package, Health), Unwell>) -> Greeted {
+    fn greeted(self, outcome: Met) -> Greeted {
         let (outcome, connection) = match outcome {
             Ok((client, package, health)) => (Ok(health), Some((client, package))),
             Err(unwell) => (Err(unwell), None),
