@@ -11,10 +11,11 @@ use crate::kube::payload::{self, Encoding, Mismatch, PayloadError};
 use crate::kube::resource::GroupResource;
 use crate::provider::chain::Answer;
 use crate::provider::fault::{Failure, FailureKind};
-use crate::provider::kms::{DekTable, v2};
+use crate::provider::kms::v2;
 use crate::provider::plaintext::Plaintext;
 use crate::provider::prefix::{self, Form, Sealed, SealedKind};
 
+use super::deks::Deks;
 use super::finding::{FindingSet, ValueFinding};
 use super::rules::{ChainRef, Guard, KeyRef, Rules};
 
@@ -132,7 +133,7 @@ impl fmt::Display for Reason {
 /// plaintext meanwhile.
 pub fn judge<'v>(
     rules: &'v Rules,
-    deks: &DekTable,
+    deks: &Deks,
     (address, guard): (&Address<'_>, Guard),
     key: &[u8],
     value: &'v [u8],
@@ -152,7 +153,7 @@ pub fn judge<'v>(
 /// Who guards the value, where the resource's group is only known to the object inside.
 fn settle(
     rules: &Rules,
-    deks: &DekTable,
+    deks: &Deks,
     (address, guard): (&Address<'_>, Guard),
     key: &[u8],
     value: &[u8],
@@ -160,7 +161,7 @@ fn settle(
 ) -> Guard {
     let (Guard::Unsettled, Address::Object(object)) = (guard, address) else { return guard };
     for candidate in rules.candidates() {
-        let answer = rules.chain(candidate).map(|chain| chain.open(key, value, deks, scratch));
+        let answer = rules.chain(candidate).map(|chain| chain.open(key, value, deks.of(candidate), scratch));
         if let Some(Answer::Opened { plaintext, .. }) = answer
             && let Ok((_, identity)) = payload::identify(plaintext)
         {
@@ -175,7 +176,7 @@ fn settle(
 #[derive(Clone, Copy)]
 struct Judging<'j, 'v> {
     rules: &'v Rules,
-    deks: &'j DekTable,
+    deks: &'j Deks,
     address: &'j Address<'j>,
     key: &'j [u8],
     value: &'v [u8],
@@ -220,7 +221,7 @@ impl<'v> Verdict<'v> {
         let Judging { rules, deks, address, key, value, chain } = judging;
         self.guard = Some(chain);
         let Some(prepared) = rules.chain(chain) else { return };
-        let answer = prepared.open(key, value, deks, scratch);
+        let answer = prepared.open(key, value, deks.of(chain), scratch);
         if let (Form::Sealed(sealed), Some(name)) = (form, prepared.settled_name(value, &answer)) {
             self.kms_key_id = kms_key_id(sealed, Some(name.as_bytes()));
             self.key_name = Some(Cow::Borrowed(name.as_bytes()));

@@ -8,7 +8,9 @@
 
 pub mod class;
 pub mod classify;
+pub mod deks;
 pub mod finding;
+pub mod gate;
 pub mod residue;
 pub mod row;
 pub mod rows;

@@ -7,7 +7,6 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::kube::key::Roots;
-use crate::provider::kms::DekTable;
 use crate::provider::plaintext::Plaintext;
 use crate::source::residue::record_at;
 use crate::source::snapshot::Outline;
@@ -16,6 +15,7 @@ use crate::source::{PageFile, Revision};
 
 use super::class::Table;
 use super::classify::judge;
+use super::deks::Deks;
 use super::finding::ValueFinding;
 use super::rows::{RESIDUE, RawRow, RowSink};
 use super::rules::Rules;
@@ -83,13 +83,19 @@ pub fn tally(
 }
 
 /// Gives each settled stray a row, for which its value is read and judged again.
-pub fn rows(strays: &[StrayMark], pages: &PageFile, rules: &Rules, roots: &Roots, sink: &mut RowSink<'_>) {
-    let (deks, mut scratch) = (DekTable::new(), Plaintext::new());
+pub fn rows(
+    strays: &[StrayMark],
+    pages: &PageFile,
+    (rules, deks): (&Rules, &Deks),
+    roots: &Roots,
+    sink: &mut RowSink<'_>,
+) {
+    let mut scratch = Plaintext::new();
     for stray in strays {
         record_at(pages, stray.at, |kv| {
             let address = roots.locate(kv.key);
             let guard = rules.guard(&address);
-            let verdict = judge(rules, &deks, (&address, guard), kv.key, kv.value, &mut scratch);
+            let verdict = judge(rules, deks, (&address, guard), kv.key, kv.value, &mut scratch);
             let detail = verdict.reason.as_ref().map_or(String::new(), ToString::to_string);
             sink.push(&RawRow {
                 key: kv.key,

@@ -7,7 +7,7 @@ use crate::config::{self, ApiServers, ChainId, Coverage, LintId};
 use crate::kube::key::{Address, Known, ObjectKey, Reserved};
 use crate::kube::resource::{ApiServer, GroupResource};
 use crate::provider::chain::{Chain, KeyError, Label};
-use crate::provider::spec::{NamedKey, ProviderSpec};
+use crate::provider::spec::{KmsSpec, NamedKey, ProviderSpec};
 
 use super::finding::ValueFinding;
 
@@ -23,7 +23,8 @@ impl ChainRef {
         Self(u32::try_from(id.0 + 1).unwrap_or(0))
     }
 
-    fn index(self) -> usize {
+    /// The number as an index.
+    pub fn index(self) -> usize {
         self.0 as usize
     }
 }
@@ -90,6 +91,28 @@ impl Rules {
     pub fn described(&self, file: usize) -> Vec<(String, Vec<DescribedProvider>)> {
         let rules = self.rules_of(file).into_iter();
         rules.map(|(resource, specs)| (resource.to_string(), specs.iter().map(describe).collect())).collect()
+    }
+
+    /// The KMS providers of a file, each once, in no order that matters.
+    pub fn kms_specs(&self, file: usize) -> Vec<KmsSpec> {
+        let mut specs: Vec<KmsSpec> = Vec::new();
+        for (_, providers) in self.rules_of(file) {
+            for provider in providers {
+                if let ProviderSpec::Kms(kms) = provider
+                    && !specs.contains(kms)
+                {
+                    specs.push(kms.clone());
+                }
+            }
+        }
+        specs
+    }
+
+    /// The file that a chain belongs to; the first where several have the same one, which is none for 0.
+    pub fn file_of(&self, chain: ChainRef) -> Option<usize> {
+        let specs = self.servers.chains().get(chain.index().checked_sub(1)?)?;
+        let has = |file: &usize| self.rules_of(*file).iter().any(|(_, providers)| *providers == specs.as_slice());
+        (0..self.files().count()).find(has)
     }
 
     /// A prepared chain.

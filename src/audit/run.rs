@@ -10,7 +10,6 @@ use sha2::{Digest, Sha256};
 use crate::kube::key::{Address, Reserved, Roots};
 use crate::kube::payload::Encoding;
 use crate::kube::select::{SelectError, Selected, Selection};
-use crate::provider::kms::DekTable;
 use crate::provider::plaintext::Plaintext;
 use crate::source::digest::{Digests, Trailer};
 use crate::source::residue::Stray;
@@ -21,6 +20,7 @@ use crate::source::{Fault, Faults, PageFile, Place, Record, StoreMeta};
 
 use super::class::{Class, Classes, Met, Names, Number, Scope, TOMBSTONE, Table};
 use super::classify::{Verdict, judge};
+use super::deks::Deks;
 use super::finding::{Finding, ValueFinding};
 use super::residue::{self, StrayMark};
 use super::rows::{Merge, RawRow, RowSink, Spill};
@@ -56,6 +56,8 @@ pub struct Options<'o> {
     pub selection: Selection,
     /// Which rows are wanted.
     pub rows: RowsWanted,
+    /// The data keys that KMS plugins opened.
+    pub deks: Deks,
     /// The file lies where its newest writes may be only in the log beside it.
     pub log_beside: bool,
 }
@@ -78,6 +80,8 @@ pub struct Audit {
     pub faults: Vec<Fault>,
     /// How many faults there are.
     pub fault_count: u64,
+    /// Somebody wrote to the file during every try.
+    pub unsteady: bool,
 }
 
 /// What turns a row's numbers into words again.
@@ -146,7 +150,7 @@ pub fn audit(snapshot: &mut Snapshot, rules: Rules, options: &Options<'_>) -> Re
     let strays = residue::settle(std::mem::take(&mut reading.strays), pages, &reading.outline, &key);
     residue::tally(&strays, pages, &table, &mut tally, &mut first_keys);
     if let (RowsWanted::Residue, Some(spill)) = (options.rows, &spill) {
-        residue::rows(&strays, pages, &rules, &reading.roots, &mut RowSink::new(spill));
+        residue::rows(&strays, pages, (&rules, &options.deks), &reading.roots, &mut RowSink::new(spill));
     }
     let file = file_findings(snapshot, &reading, options);
     let fault_count = reading.faults.total();
@@ -169,6 +173,7 @@ pub fn audit(snapshot: &mut Snapshot, rules: Rules, options: &Options<'_>) -> Re
         digests: reading.digests,
         faults: reading.faults.into_sorted(),
         fault_count,
+        unsteady: reading.unsteady,
     })
 }
 
@@ -238,7 +243,6 @@ struct Worker<'w> {
     roots: Arc<Roots>,
     memory: Memory<'w>,
     traces: Traces,
-    deks: DekTable,
     scratch: Plaintext,
     rows: Option<RowSink<'w>>,
     strays: Vec<StrayMark>,
@@ -253,7 +257,6 @@ impl<'w> Worker<'w> {
             roots,
             memory: Memory::new(common.classes),
             traces: Traces::new(common.key),
-            deks: DekTable::new(),
             scratch: Plaintext::new(),
             rows: common.spill.map(RowSink::new),
             strays: Vec::new(),
@@ -311,7 +314,7 @@ impl Visitor for Worker<'_> {
         let memory = &mut self.memory;
         let scope = memory.scope(&address, kv.key, rules);
         let guard = memory.scopes.get(scope).map_or(Guard::Nobody, |scope| scope.guard);
-        let verdict = judge(rules, &self.deks, (&address, guard), kv.key, kv.value, &mut self.scratch);
+        let verdict = judge(rules, &self.common.options.deks, (&address, guard), kv.key, kv.value, &mut self.scratch);
         let class = memory.class(scope, &verdict, rules, main);
         self.traces.leave(kv.key, *place, class);
         if self.rows.is_some() {
@@ -332,7 +335,7 @@ impl Visitor for Worker<'_> {
         let memory = &mut self.memory;
         let scope = memory.scope(&address, kv.key, rules);
         let guard = memory.scopes.get(scope).map_or(Guard::Nobody, |scope| scope.guard);
-        let verdict = judge(rules, &self.deks, (&address, guard), kv.key, kv.value, &mut self.scratch);
+        let verdict = judge(rules, &self.common.options.deks, (&address, guard), kv.key, kv.value, &mut self.scratch);
         let class = memory.stray_class(scope, &verdict, rules);
         let key = self.common.key.digest(kv.key);
         self.strays.push(StrayMark { revision: stray.revision, key, class, at: stray.at });

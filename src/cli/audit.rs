@@ -5,6 +5,8 @@ use std::path::Path;
 use clap::ValueEnum;
 
 use crate::audit::classify::{State, Told};
+#[cfg(not(feature = "kms"))]
+use crate::audit::deks::Deks;
 use crate::audit::row::{RecordKind, Row, RowStream};
 use crate::audit::rules::Rules;
 use crate::audit::run::{Audit, Options, RowsWanted, audit};
@@ -37,6 +39,9 @@ pub struct Args {
     selection: Vec<String>,
     #[command(flatten)]
     config: ConfigArgs,
+    #[cfg(feature = "kms")]
+    #[command(flatten)]
+    kms: super::kms::KmsArgs,
     /// Only this namespace; may be repeated
     #[arg(long, short)]
     namespace: Vec<String>,
@@ -130,10 +135,23 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     let OpenSource { mut snapshot, facts, log_beside } = open(&args.source, global)?;
     let reads = if args.source.no_digest { 1 } else { 2 };
     let progress = Progress::bytes(global, "auditing", reads * snapshot.pages().file_bytes());
+    let pass = PassOptions { digest: !args.source.no_digest, threads: 0, progress: &|bytes| progress.add(bytes) };
+    let roots = (!args.etcd_prefix.is_empty()).then(|| Roots::given(&args.etcd_prefix));
+    #[cfg(feature = "kms")]
+    let deks = {
+        use super::kms::{Prepared, prepare};
+        let silent = PassOptions { progress: &|_| (), ..pass };
+        match prepare(&args.kms, &rules, &mut snapshot, roots.clone(), silent, global)? {
+            Prepared::Plan(plan) => return print(Exit::Done, |out| out.write_all(plan.as_bytes())),
+            Prepared::Deks(deks) => deks,
+        }
+    };
+    #[cfg(not(feature = "kms"))]
+    let deks = Deks::default();
     let options = Options {
-        pass: PassOptions { digest: !args.source.no_digest, threads: 0, progress: &|bytes| progress.add(bytes) },
+        pass,
         revision: args.revision,
-        roots: (!args.etcd_prefix.is_empty()).then(|| Roots::given(&args.etcd_prefix)),
+        roots,
         namespaces: args.namespace.clone(),
         selection,
         rows: match rows {
@@ -141,6 +159,7 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
             true if args.residue => RowsWanted::Residue,
             true => RowsWanted::Tree,
         },
+        deks,
         log_beside,
     };
     let outcome = audit(&mut snapshot, rules, &options);

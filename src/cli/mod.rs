@@ -9,6 +9,9 @@ mod completion;
 mod config;
 mod exit;
 mod hint;
+mod keys;
+#[cfg(feature = "kms")]
+mod kms;
 mod man;
 mod output;
 mod progress;
@@ -43,12 +46,14 @@ Exit codes:
 
 Examples:
   atrest audit snapshot.db -c encryption-config.yaml
+  atrest keys snapshot.db -c encryption-config.yaml --require-unused key1
   atrest check snapshot.db
   atrest config check encryption-config.yaml";
 
 #[derive(Debug, Subcommand)]
 enum Command {
     Audit(Box<audit::Args>),
+    Keys(keys::Args),
     Check(check::Args),
     #[command(subcommand)]
     Config(config::Command),
@@ -70,6 +75,7 @@ pub fn main() -> ExitCode {
     cli.global.start_tracing();
     let outcome = match &cli.command {
         Command::Audit(args) => audit::run(args, &cli.global),
+        Command::Keys(args) => keys::run(args, &cli.global),
         Command::Check(args) => check::run(args, &cli.global),
         Command::Config(command) => config::run(command, &cli.global),
         Command::Completion(args) => completion::run(args),

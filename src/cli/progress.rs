@@ -6,19 +6,23 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::args::GlobalArgs;
 
-/// A bar over bytes that are read.
+/// A bar over what is done and what is left.
 pub struct Progress(ProgressBar);
 
 impl Progress {
-    /// A bar that shows itself on a terminal unless it was asked not to.
+    /// A bar over bytes that are read.
     pub fn bytes(global: &GlobalArgs, message: &'static str, total: u64) -> Self {
+        Self::new(global, message, total, "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
+    }
+
+    /// A bar that shows itself on a terminal unless it was asked not to.
+    fn new(global: &GlobalArgs, message: &'static str, total: u64, style: &str) -> Self {
         let bar = if global.quiet || !std::io::stderr().is_terminal() {
             ProgressBar::hidden()
         } else {
             ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10))
         };
-        let style = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-        // The template is a constant; were it wrong, the default style would do.
+        // The templates are constants; were one wrong, the default style would do.
         if let Ok(style) = ProgressStyle::with_template(style) {
             bar.set_style(style);
         }
@@ -26,9 +30,14 @@ impl Progress {
         Self(bar)
     }
 
-    /// So many bytes more.
-    pub fn add(&self, bytes: u64) {
-        self.0.inc(bytes);
+    /// A bar over things that are counted.
+    pub fn count(global: &GlobalArgs, message: &'static str, total: u64) -> Self {
+        Self::new(global, message, total, "{msg} {wide_bar} {pos}/{len} {per_sec} {eta}")
+    }
+
+    /// So many more.
+    pub fn add(&self, more: u64) {
+        self.0.inc(more);
     }
 }
 

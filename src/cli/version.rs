@@ -33,7 +33,7 @@ struct Version {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<Exit, Failure> {
-    let features = [("zip", cfg!(feature = "zip")), ("zstd", cfg!(feature = "zstd"))];
+    let features = [("kms", cfg!(feature = "kms")), ("zip", cfg!(feature = "zip")), ("zstd", cfg!(feature = "zstd"))];
     let version = Version {
         version: env!("CARGO_PKG_VERSION"),
         etcd: "3.4 to 3.7",

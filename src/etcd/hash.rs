@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn joined_checksums_equal_the_checksum_of_the_whole() {
-        let text: Vec<u8> = (0..5000_u32).map(|i| (i * i >> 3) as u8).collect();
+        let text: Vec<u8> = (0..5000_u32).map(|i| ((i * i) >> 3) as u8).collect();
         for cut in [0, 1, 17, 2500, 4999, 5000] {
             let mut joined = Crc::of(&text[..cut]);
             joined.join(Crc::of(&text[cut..]));

@@ -131,7 +131,7 @@ struct Coverage<'d> {
 
 /// A key's row, as `audit` and `keys` give it.
 #[derive(Serialize)]
-struct Key<'d> {
+pub struct Key<'d> {
     provider: &'d str,
     provider_version: &'d str,
     key_name: String,
@@ -187,7 +187,7 @@ pub fn write(out: &mut dyn Write, audit: &Audit, facts: &SourceFacts, scope: Opt
         configs: configs(audit),
         totals: totals(&summary.totals),
         coverage: summary.coverage.iter().map(coverage).collect(),
-        keys: summary.keys.iter().map(key_row).collect(),
+        keys: summary.keys.iter().map(Key::of).collect(),
         findings: summary.findings.iter().map(finding).collect(),
         faults: audit.faults.iter().map(Fault::of).collect(),
         fault_count: audit.fault_count,
@@ -293,6 +293,13 @@ fn coverage(row: &CoverageRow) -> Coverage<'_> {
         entries: row.entries,
         unreadable: row.unreadable,
         stale: row.stale,
+    }
+}
+
+impl<'d> Key<'d> {
+    /// The row's wire form.
+    pub fn of(row: &'d KeyRow) -> Self {
+        key_row(row)
     }
 }
 

@@ -8,6 +8,7 @@ pub mod config;
 pub mod csv;
 pub mod json;
 pub mod jsonl;
+pub mod keys;
 pub mod paint;
 pub mod row;
 pub mod table;

@@ -170,7 +170,8 @@ fn stored_as(provider: &str, key_name: &str) -> String {
     }
 }
 
-fn keys(out: &mut dyn Write, keys: &[KeyRow], paint: Paint) -> io::Result<()> {
+/// Writes the table of keys.
+pub fn keys(out: &mut dyn Write, keys: &[KeyRow], paint: Paint) -> io::Result<()> {
     let columns =
         ["KEY", "KEY ID", "FINGERPRINT", "CONFIGURED", "WRITES", "ENTRIES", "HISTORY", "RESIDUE", "OLDEST", "NEWEST"];
     let mut table = Grid::new(columns.to_vec());

@@ -165,9 +165,8 @@ const FIRST_READ_BYTES: u64 = 64 << 10;
 pub fn record_at<T>(file: &PageFile, at: u64, visit: impl FnOnce(KeyValue<'_>) -> T) -> Option<T> {
     let left = file.file_bytes().saturating_sub(at);
     let mut length = FIRST_READ_BYTES.min(left);
-    let mut buffer = Vec::new();
     loop {
-        buffer.resize(usize::try_from(length).ok()?, 0);
+        let mut buffer = vec![0; usize::try_from(length).ok()?];
         file.read_at(&mut buffer, at).ok()?;
         if let Some((kv, _)) = KeyValue::carve(&buffer) {
             return Some(visit(kv));

@@ -1,0 +1,148 @@
+//! The data keys that KMS plugins opened, and what they would have to be asked.
+//!
+//! Names of KMS providers are unique only within a configuration file, so each file has a table of its own. Before a plugin
+//! is asked for anything, one pass over the store collects the distinct requests, since a cloud bills each call.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use crate::kube::key::Roots;
+use crate::provider::kms::{DekRequest, DekTable, OwnedDekRequest};
+use crate::provider::prefix::{self, Form, SealedKind};
+use crate::source::Record;
+use crate::source::residue::Stray;
+use crate::source::scan::Visitor;
+use crate::source::snapshot::{PassOptions, ReadError, Snapshot};
+
+use super::rules::{ChainRef, Guard, Rules};
+use super::survey;
+
+/// Opened data keys, by the chain whose values they open.
+#[derive(Default)]
+pub struct Deks {
+    tables: Vec<DekTable>,
+    /// For each chain the number of its table.
+    by_chain: Vec<Option<usize>>,
+    nothing: DekTable,
+}
+
+impl Deks {
+    /// Takes a table for each configuration file, in their order.
+    pub fn new(rules: &Rules, tables: Vec<DekTable>) -> Self {
+        let by_chain = rules.candidates().map(|chain| rules.file_of(chain)).collect();
+        Self { tables, by_chain, nothing: DekTable::new() }
+    }
+
+    /// The table for a chain's values; an empty one where nobody was asked.
+    pub fn of(&self, chain: ChainRef) -> &DekTable {
+        let number = self.by_chain.get(chain.index()).copied().flatten();
+        number.and_then(|number| self.tables.get(number)).unwrap_or(&self.nothing)
+    }
+}
+
+/// The distinct requests of one configuration file, each with the number of values that wait for its answer.
+pub type Requests = Vec<(OwnedDekRequest, u64)>;
+
+/// Collects what the plugins of each file would have to be asked, so that no value of the store waits: older revisions and
+/// what is left of them included.
+pub fn collect(
+    snapshot: &mut Snapshot,
+    rules: &Rules,
+    roots: Option<Roots>,
+    pass: PassOptions<'_>,
+) -> Result<Vec<Requests>, ReadError> {
+    let roots = Arc::new(match roots {
+        Some(roots) => roots,
+        None => survey::roots(snapshot, pass)?,
+    });
+    let pass = PassOptions { digest: false, ..pass };
+    let files: Vec<_> = rules.candidates().map(|chain| rules.file_of(chain)).collect();
+    let collector = |_: &()| Collector { rules, files: &files, roots: roots.clone(), distinct: Distinct::default() };
+    let pass = snapshot.pass(pass, |_, _| (), collector)?;
+    let mut all: Vec<HashMap<OwnedDekRequest, u64>> = rules.files().map(|_| HashMap::new()).collect();
+    for collector in pass.visitors {
+        for (file, request, values) in collector.distinct.buckets.into_values().flatten() {
+            if let Some(requests) = all.get_mut(file) {
+                *requests.entry(request).or_default() += values;
+            }
+        }
+    }
+    let sorted = |requests: HashMap<OwnedDekRequest, u64>| {
+        let mut requests: Vec<_> = requests.into_iter().collect();
+        requests.sort();
+        requests
+    };
+    Ok(all.into_iter().map(sorted).collect())
+}
+
+struct Collector<'c> {
+    rules: &'c Rules,
+    files: &'c [Option<usize>],
+    roots: Arc<Roots>,
+    distinct: Distinct,
+}
+
+impl Visitor for Collector<'_> {
+    fn record(&mut self, record: &Record<'_>) {
+        self.value(record.kv.key, record.kv.value);
+    }
+
+    const STRAYS: bool = true;
+
+    fn stray(&mut self, stray: &Stray<'_>) {
+        self.value(stray.kv.key, stray.kv.value);
+    }
+}
+
+impl Collector<'_> {
+    fn value(&mut self, key: &[u8], value: &[u8]) {
+        let is_kms = |kind| matches!(kind, SealedKind::KmsV1 | SealedKind::KmsV2);
+        if !matches!(prefix::form(value), Form::Sealed(sealed) if is_kms(sealed.kind)) {
+            return;
+        }
+        match self.rules.guard(&self.roots.locate(key)) {
+            Guard::Chain(chain) => self.ask(chain, value),
+            // Whichever chain it is in the end, it must not wait.
+            Guard::Unsettled => self.rules.candidates().for_each(|chain| self.ask(chain, value)),
+            Guard::Nobody => {}
+        }
+    }
+
+    fn ask(&mut self, chain: ChainRef, value: &[u8]) {
+        let file = self.files.get(chain.index()).copied().flatten();
+        if let (Some(file), Some(prepared)) = (file, self.rules.chain(chain)) {
+            prepared.dek_requests(value).for_each(|request| self.distinct.count(file, &request));
+        }
+    }
+}
+
+/// Requests that a worker met: looked up by their hash without copying them, copied when they are new.
+#[derive(Default)]
+struct Distinct {
+    hasher: RandomState,
+    buckets: HashMap<u64, Vec<(usize, OwnedDekRequest, u64)>>,
+}
+
+impl Distinct {
+    fn count(&mut self, file: usize, request: &DekRequest<'_>) {
+        let bucket = self.buckets.entry(self.hasher.hash_one((file, request))).or_default();
+        match bucket.iter_mut().find(|(of, known, _)| *of == file && same(known, request)) {
+            Some((_, _, values)) => *values += 1,
+            None => bucket.push((file, request.to_owned(), 1)),
+        }
+    }
+}
+
+fn same(known: &OwnedDekRequest, request: &DekRequest<'_>) -> bool {
+    let annotations = |(known, request): (&(String, Vec<u8>), &(&str, &[u8]))| {
+        known.0 == request.0 && known.1.as_slice() == request.1
+    };
+    known.encrypted_dek == request.encrypted_dek
+        && known.key_id == request.key_id
+        && known.provider == request.provider
+        && known.version == request.version
+        && known.source == request.source
+        && known.annotations.len() == request.annotations.len()
+        && known.annotations.iter().zip(request.annotations.iter()).all(annotations)
+}

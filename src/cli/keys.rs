@@ -1,0 +1,178 @@
+//! `atrest keys`: for each key what is on it, and whether it can go.
+
+use std::io;
+
+use clap::ValueEnum;
+
+use crate::audit::gate::{Including, Wanted, needs, passages, read_whole};
+use crate::audit::row::{Row, RowStream};
+use crate::audit::run::{Audit, Context, Options, RowsWanted, audit};
+use crate::kube::key::Roots;
+use crate::kube::select::Selection;
+use crate::report;
+use crate::report::keys::{Gates, NAMED_STRAGGLERS, straggler};
+use crate::source::snapshot::PassOptions;
+
+use super::Failure;
+use super::args::{ConfigArgs, GlobalArgs, SourceArgs, paint};
+use super::exit::Exit;
+use super::output::print;
+use super::progress::Progress;
+use super::source::{OpenSource, open};
+
+/// For each key: entries, history, residue; can it go?
+///
+/// Lists every key that the data name or a configuration has. With --require-unused it is a gate for scripts: exit 0 only
+/// if every record of the store was read and none needs the key.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[cfg(feature = "kms")]
+    #[command(flatten)]
+    kms: super::kms::KmsArgs,
+    /// Exit 1 if anything needs this key: a key's name, provider/name, or a KMS key id; may be repeated
+    #[arg(long, value_name = "NAME")]
+    require_unused: Vec<String>,
+    /// With --require-unused: older revisions, or what is left of them in the file, need the key too
+    #[arg(long, value_enum, value_delimiter = ',', requires = "require_unused")]
+    including: Vec<Include>,
+    /// With --require-unused: a name that neither the store nor a configuration knows is no mistake
+    #[arg(long, requires = "require_unused")]
+    allow_absent: bool,
+    /// The form of the answer; csv lists every value that needs a key of --require-unused, as `audit -o csv` does
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    /// Where the API server keeps its objects, as in its own --etcd-prefix; found by itself where it is not given
+    #[arg(long, value_name = "PREFIX")]
+    etcd_prefix: Vec<String>,
+}
+
+const EXAMPLES: &str = "\
+Exit codes: 0 done, or every key of --require-unused is unused; 1 something needs one of them, or not every record could
+be read; 2 a key that nobody knows; 3 the input cannot be read.
+
+Examples:
+  atrest keys snapshot.db -c encryption-config.yaml
+  atrest keys snapshot.db -c encryption-config.yaml --require-unused key1
+  atrest keys snapshot.db -c encryption-config.yaml --require-unused key1 --including history,residue -o csv";
+
+/// Rows that are looked through at once.
+const BATCH_ROWS: usize = 4096;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For a person
+    Table,
+    /// The values that need a key of --require-unused
+    Csv,
+    /// Keys and gate
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Include {
+    /// Older revisions
+    History,
+    /// Revisions that are gone from the tree and still in the file
+    Residue,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
+    if args.output == Output::Csv && args.require_unused.is_empty() {
+        return Err(
+            Failure::usage("-o csv lists the values that need a key").hint("name the key with --require-unused")
+        );
+    }
+    let rules = super::audit::rules(&args.config)?;
+    let OpenSource { mut snapshot, facts, log_beside } = open(&args.source, global)?;
+    let reads = if args.source.no_digest { 1 } else { 2 };
+    let progress = Progress::bytes(global, "reading", reads * snapshot.pages().file_bytes());
+    let pass = PassOptions { digest: !args.source.no_digest, threads: 0, progress: &|bytes| progress.add(bytes) };
+    let roots = (!args.etcd_prefix.is_empty()).then(|| Roots::given(&args.etcd_prefix));
+    #[cfg(feature = "kms")]
+    let deks = {
+        use super::kms::{Prepared, prepare};
+        let silent = PassOptions { progress: &|_| (), ..pass };
+        match prepare(&args.kms, &rules, &mut snapshot, roots.clone(), silent, global)? {
+            Prepared::Plan(plan) => return print(Exit::Done, |out| out.write_all(plan.as_bytes())),
+            Prepared::Deks(deks) => deks,
+        }
+    };
+    #[cfg(not(feature = "kms"))]
+    let deks = crate::audit::deks::Deks::default();
+    let rows = if args.require_unused.is_empty() { RowsWanted::None } else { RowsWanted::Residue };
+    let options = Options {
+        pass,
+        revision: None,
+        roots,
+        namespaces: Vec::new(),
+        selection: Selection::default(),
+        rows,
+        deks,
+        log_beside,
+    };
+    let outcome = audit(&mut snapshot, rules, &options);
+    let mut audit = outcome.map_err(|error| Failure::from(error).about(&facts.path))?;
+    drop(progress);
+    answer(args, &mut audit, &facts)
+}
+
+fn answer(args: &Args, audit: &mut Audit, facts: &report::json::SourceFacts) -> Result<Exit, Failure> {
+    let wanted: Vec<_> = args.require_unused.iter().cloned().map(Wanted).collect();
+    let including = Including {
+        history: args.including.contains(&Include::History),
+        residue: args.including.contains(&Include::Residue),
+    };
+    let passages = passages(audit, &wanted, including);
+    if let Some(unknown) = passages.iter().find(|passage| !passage.known && !args.allow_absent) {
+        let message = format!("neither the store nor a configuration knows a key {:?}", unknown.name);
+        return Err(Failure::usage(message).hint("--allow-absent takes it for unused"));
+    }
+    let needed = passages.iter().any(|passage| passage.needed_by > 0);
+    let gated = !wanted.is_empty() && (needed || !read_whole(audit));
+    let exit = if gated { Exit::Findings } else { Exit::Done };
+    let unreadable = |error: io::Error| Failure::input(format!("the sorted rows cannot be read again: {error}"));
+    let mut rows = audit.rows.take().map(RowStream::new).transpose().map_err(unreadable)?;
+    if let Some(rows) = rows.take_if(|_| args.output == Output::Csv) {
+        let filter = |row: &Row<'_>| needs(row, &wanted, including);
+        return print(exit, |out| report::csv::write(out, rows, &audit.context, &filter));
+    }
+    let named = match rows {
+        Some(rows) if needed => stragglers(rows, &audit.context, &wanted, including).map_err(unreadable)?,
+        _ => vec![Vec::new(); wanted.len()],
+    };
+    let gates: Gates = passages.into_iter().zip(named).collect();
+    print(exit, |out| match args.output {
+        Output::Json => report::keys::json(out, audit, facts, &gates),
+        _ => report::keys::text(out, audit, facts, &gates, paint()),
+    })
+}
+
+/// The first keys of the store that need each wanted key.
+fn stragglers(
+    mut rows: RowStream,
+    context: &Context,
+    wanted: &[Wanted],
+    including: Including,
+) -> io::Result<Vec<Vec<String>>> {
+    let mut named: Vec<Vec<String>> = vec![Vec::new(); wanted.len()];
+    while let Some(batch) = rows.next_batch(BATCH_ROWS)? {
+        for row in batch.iter(context) {
+            for (wanted, named) in wanted.iter().zip(&mut named) {
+                if named.len() < NAMED_STRAGGLERS && needs(&row, std::slice::from_ref(wanted), including) {
+                    named.push(straggler(row.key));
+                }
+            }
+        }
+        if named.iter().all(|named| named.len() == NAMED_STRAGGLERS) {
+            break;
+        }
+    }
+    named.iter_mut().for_each(Vec::dedup);
+    Ok(named)
+}
