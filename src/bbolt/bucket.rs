@@ -57,6 +57,14 @@ impl Bucket {
     }
 }
 
+/// The header of a bucket; `root` 0 where an inline page follows.
+pub fn encode_header(root: u64, sequence: u64) -> [u8; BUCKET_HEADER_BYTES] {
+    let mut header = [0; BUCKET_HEADER_BYTES];
+    header[..8].copy_from_slice(&root.to_le_bytes());
+    header[8..].copy_from_slice(&sequence.to_le_bytes());
+    header
+}
+
 /// The elements of an inline bucket's page, which stands on `parent`.
 pub fn inline_elements(parent: u64, bytes: &[u8]) -> Result<Elements<'_>, Fault> {
     let fault = |detail: String| Fault::page(parent, FaultKind::Bucket, detail);
@@ -67,4 +75,33 @@ pub fn inline_elements(parent: u64, bytes: &[u8]) -> Result<Elements<'_>, Fault>
         return Err(fault(format!("an inline bucket that is {kind} with {} overflow pages", header.overflow)));
     }
     Elements::new(parent, bytes, header.count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_reads_back_as_it_was_written() {
+        let bucket = Bucket::decode(5, &encode_header(77, 9)).unwrap();
+        assert_eq!(bucket, Bucket { root: BucketRoot::Page(77), sequence: 9, parent_page: 5 });
+    }
+
+    #[test]
+    fn a_bucket_of_pages_has_nothing_behind_its_header_and_an_inline_one_a_leaf() {
+        let with = |root: u64, rest: &[u8]| Bucket::decode(5, &[&encode_header(root, 0), rest].concat());
+        let empty = PageHeader { id: 0, kind: PageKind::Leaf, count: 0, overflow: 0 };
+        assert_eq!(with(0, &empty.encode()).unwrap().root, BucketRoot::Inline(empty.encode().to_vec()));
+        let wrong = [
+            with(77, b"x"),
+            with(0, b""),
+            with(0, &PageHeader { kind: PageKind::Branch, ..empty }.encode()),
+            with(0, &PageHeader { overflow: 1, ..empty }.encode()),
+            with(0, &PageHeader { count: 1, ..empty }.encode()),
+            Bucket::decode(5, &[0; 15]),
+        ];
+        for (number, wrong) in wrong.into_iter().enumerate() {
+            assert_eq!(wrong.unwrap_err().page, Some(5), "{number}");
+        }
+    }
 }

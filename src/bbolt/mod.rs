@@ -18,6 +18,7 @@ pub mod leaves;
 pub mod meta;
 pub mod page;
 pub mod reached;
+pub mod write;
 
 pub use fault::{Fault, FaultKind, Faults};
 pub use file::{OpenError, PageFile};

@@ -29,6 +29,9 @@ const FLAG_LEAF: u16 = 0x02;
 const FLAG_META: u16 = 0x04;
 const FLAG_FREELIST: u16 = 0x10;
 
+/// Where a header has the number of overflow pages.
+const OVERFLOW_OFFSET: usize = 12;
+
 /// The bit of a leaf element that marks a bucket.
 const ELEMENT_BUCKET: u32 = 0x01;
 
@@ -279,8 +282,83 @@ impl<'p> Elements<'p> {
     }
 }
 
-/// bbolt packs the elements' data behind the element array without a gap. So a gap means that something was lost: the page
-/// counts fewer elements than it was written with, or one of them is shorter than it was.
+/// An element of a leaf page that is to be written, but for its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeafSizes {
+    /// Whether the value is a bucket.
+    pub is_bucket: bool,
+    /// Bytes of the key.
+    pub key_bytes: u32,
+    /// Bytes of the value.
+    pub value_bytes: u32,
+}
+
+impl LeafSizes {
+    /// Bytes that the element takes on its page.
+    pub fn total(&self) -> usize {
+        ELEMENT_BYTES + self.data()
+    }
+
+    /// Bytes of key and value.
+    pub fn data(&self) -> usize {
+        self.key_bytes as usize + self.value_bytes as usize
+    }
+}
+
+/// Appends a leaf page without id and padding, as inline buckets have it. `data` are the elements' keys and values one
+/// behind the other; [`finish_page`] makes a page of its own of it.
+pub fn encode_leaf(elements: &[LeafSizes], data: &[u8], out: &mut Vec<u8>) {
+    put_header(PageKind::Leaf, elements.len(), out);
+    let mut position = elements.len() * ELEMENT_BYTES;
+    for element in elements {
+        let flags = if element.is_bucket { ELEMENT_BUCKET } else { 0 };
+        for word in [flags, position as u32, element.key_bytes, element.value_bytes] {
+            out.extend(word.to_le_bytes());
+        }
+        // Positions count from their own element, which is one further on.
+        position = position + element.data() - ELEMENT_BYTES;
+    }
+    out.extend_from_slice(data);
+}
+
+/// Appends a branch page without id and padding. The children come with the keys that none below them is smaller than.
+pub fn encode_branch<'k>(children: impl Iterator<Item = (&'k [u8], u64)> + Clone, out: &mut Vec<u8>) {
+    let count = children.clone().count();
+    put_header(PageKind::Branch, count, out);
+    let mut position = count * ELEMENT_BYTES;
+    for (key, child) in children.clone() {
+        out.extend((position as u32).to_le_bytes());
+        out.extend((key.len() as u32).to_le_bytes());
+        out.extend(child.to_le_bytes());
+        position = position + key.len() - ELEMENT_BYTES;
+    }
+    children.for_each(|(key, _)| out.extend_from_slice(key));
+}
+
+/// Fills the page that begins at `start` of `out` with zeros to whole pages, and notes its overflow.
+pub fn finish_page(out: &mut Vec<u8>, start: usize, page_bytes: usize) {
+    let pages = out.len().saturating_sub(start).div_ceil(page_bytes).max(1);
+    out.resize(start + pages * page_bytes, 0);
+    let overflow = (pages - 1) as u32;
+    if let Some(field) = out.get_mut(start + OVERFLOW_OFFSET..start + PAGE_HEADER_BYTES) {
+        field.copy_from_slice(&overflow.to_le_bytes());
+    }
+}
+
+/// Gives the page that begins with `bytes` its id.
+pub fn set_page_id(bytes: &mut [u8], id: u64) {
+    if let Some(field) = bytes.first_chunk_mut() {
+        *field = id.to_le_bytes();
+    }
+}
+
+fn put_header(kind: PageKind, count: usize, out: &mut Vec<u8>) {
+    out.extend(PageHeader { id: 0, kind, count: count as u16, overflow: 0 }.encode());
+}
+
+/// bbolt packs the elements' data behind the element array without a gap, and fills what is left of the page with zeros.
+/// So bytes of no element mean that something was lost: the page counts fewer than it was written with, or one of them is
+/// shorter than it was.
 #[derive(Clone, Copy, Debug)]
 pub struct Packing<'p> {
     page: u64,
@@ -330,20 +408,50 @@ mod tests {
     use super::*;
 
     fn leaf_page(pairs: &[(&[u8], &[u8])]) -> Vec<u8> {
-        let header = PageHeader { id: 7, kind: PageKind::Leaf, count: pairs.len() as u16, overflow: 0 };
-        let mut page = header.encode().to_vec();
-        let mut position = pairs.len() * ELEMENT_BYTES;
-        for (key, value) in pairs {
-            for word in [0, position, key.len(), value.len()] {
-                page.extend((word as u32).to_le_bytes());
-            }
-            position = position + key.len() + value.len() - ELEMENT_BYTES;
-        }
-        for (key, value) in pairs {
-            page.extend(*key);
-            page.extend(*value);
-        }
+        let sizes = |(key, value): &(&[u8], &[u8])| LeafSizes {
+            is_bucket: false,
+            key_bytes: key.len() as u32,
+            value_bytes: value.len() as u32,
+        };
+        let elements: Vec<_> = pairs.iter().map(sizes).collect();
+        let data: Vec<u8> = pairs.iter().flat_map(|(key, value)| [*key, *value].concat()).collect();
+        let mut page = Vec::new();
+        encode_leaf(&elements, &data, &mut page);
         page
+    }
+
+    #[test]
+    fn a_leaf_stands_byte_by_byte_where_bbolt_has_it() {
+        let mut page = leaf_page(&[(b"a", b"one"), (b"bc", b"")]);
+        finish_page(&mut page, 0, 64);
+        set_page_id(&mut page, 0x0102);
+        let header = [0x02, 0x01, 0, 0, 0, 0, 0, 0, 2, 0, 2, 0, 0, 0, 0, 0];
+        let first = [0, 0, 0, 0, 32, 0, 0, 0, 1, 0, 0, 0, 3, 0, 0, 0];
+        let second = [0, 0, 0, 0, 20, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0];
+        let data = *b"aonebc\0\0\0\0\0\0\0\0\0\0";
+        assert_eq!(page, [header, first, second, data].concat());
+    }
+
+    #[test]
+    fn a_branch_reads_back_as_it_was_written() {
+        let children: [(&[u8], u64); 2] = [(b"bb", 4), (b"c", u64::MAX)];
+        let mut page = Vec::new();
+        encode_branch(children.iter().copied(), &mut page);
+        finish_page(&mut page, 0, 4096);
+        let elements = Elements::new(0, &page, 2).unwrap();
+        let read: Vec<_> = elements.branches().map(|branch| branch.unwrap()).map(|b| (b.key, b.child)).collect();
+        assert_eq!(read, children);
+    }
+
+    #[test]
+    fn a_page_that_is_larger_than_one_counts_its_overflow() {
+        for (value_bytes, overflow) in [(4096 - 33, 0), (4096 - 32, 1), (2 * 4096 - 33, 1), (9 * 4096, 9)] {
+            let mut page = vec![7; 5];
+            page.extend(leaf_page(&[(b"k", &vec![1; value_bytes])]));
+            finish_page(&mut page, 5, 4096);
+            assert_eq!(PageHeader::decode(&page[5..]).unwrap().overflow, overflow);
+            assert_eq!(page.len() - 5, (overflow as usize + 1) * 4096);
+        }
     }
 
     #[test]

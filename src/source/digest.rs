@@ -62,17 +62,7 @@ pub struct Digests {
 pub fn digests(file: &File, bytes: u64, progress: &(dyn Fn(u64) + Sync)) -> io::Result<Digests> {
     let has_trailer = Trailer::expected(bytes);
     let database_bytes = if has_trailer { bytes - TRAILER_BYTES } else { bytes };
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; READ_BYTES];
-    let mut offset = 0;
-    while offset < database_bytes {
-        let length = usize::try_from(database_bytes - offset).map_or(READ_BYTES, |left| left.min(READ_BYTES));
-        let piece = &mut buffer[..length];
-        file.read_exact_at(piece, offset)?;
-        hash.update(&*piece);
-        offset += length as u64;
-        progress(length as u64);
-    }
+    let mut hash = hash(file, database_bytes, progress)?;
     let database: [u8; 32] = hash.clone().finalize().into();
     if !has_trailer {
         return Ok(Digests { file: database, database, trailer: Trailer::Missing });
@@ -82,6 +72,32 @@ pub fn digests(file: &File, bytes: u64, progress: &(dyn Fn(u64) + Sync)) -> io::
     hash.update(appended);
     let trailer = if appended == database { Trailer::Ok } else { Trailer::Mismatch };
     Ok(Digests { file: hash.finalize().into(), database, trailer })
+}
+
+/// Ends a written database as a server ends the snapshot that it sends: with the SHA-256 of all its bytes.
+///
+/// They are read back for it, so the digest is of what the file holds and not of what was meant. Nothing is synced.
+pub fn append_trailer(file: &File, progress: &(dyn Fn(u64) + Sync)) -> io::Result<[u8; 32]> {
+    let bytes = file.metadata()?.len();
+    let digest: [u8; 32] = hash(file, bytes, progress)?.finalize().into();
+    file.write_all_at(&digest, bytes)?;
+    Ok(digest)
+}
+
+/// SHA-256 over the first `bytes` bytes.
+fn hash(file: &File, bytes: u64, progress: &(dyn Fn(u64) + Sync)) -> io::Result<Sha256> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; READ_BYTES];
+    let mut offset = 0;
+    while offset < bytes {
+        let length = usize::try_from(bytes - offset).map_or(READ_BYTES, |left| left.min(READ_BYTES));
+        let piece = &mut buffer[..length];
+        file.read_exact_at(piece, offset)?;
+        hash.update(&*piece);
+        offset += length as u64;
+        progress(length as u64);
+    }
+    Ok(hash)
 }
 
 #[cfg(test)]
@@ -108,5 +124,15 @@ mod tests {
         assert_eq!(sealed.file, <[u8; 32]>::from(Sha256::digest(&snapshot)));
         snapshot[4711] ^= 1;
         assert_eq!(of(&snapshot).trailer, Trailer::Mismatch);
+    }
+
+    #[test]
+    fn an_appended_digest_fits() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![9; 40 * 4096]).unwrap();
+        let digest = append_trailer(&file, &|_| ()).unwrap();
+        let bytes = file.metadata().unwrap().len();
+        let found = digests(&file, bytes, &|_| ()).unwrap();
+        assert_eq!((bytes, found.trailer, found.database), (40 * 4096 + TRAILER_BYTES, Trailer::Ok, digest));
     }
 }
