@@ -5,7 +5,7 @@ use super::bucket::{Bucket, BucketRoot, inline_elements};
 use super::fault::{Fault, FaultKind, Faults};
 use super::file::PageFile;
 use super::leaf::{self, Bounds};
-use super::leaves::{self, Depth, TREE_PAGES};
+use super::leaves::{self, Depth};
 use super::page::{Elements, LeafElement, PageKind};
 use super::reached::Reached;
 
@@ -59,8 +59,9 @@ fn walk_pages(
 
 /// Reads a leaf page and gives its number of elements.
 fn read_leaf(file: &PageFile, page: u64, reached: &Reached, buffer: &mut Vec<u8>, faults: &mut Faults) -> Option<u16> {
-    let header = faults.note(file.page_of(page, buffer, &TREE_PAGES))?;
-    reached.claim(page, header.overflow, faults);
+    let header = faults.note(leaves::tree_page(file, page, buffer))?;
+    let whole = leaves::own_overflow(file, page, &header, reached, buffer, faults);
+    faults.note(whole)?;
     if header.kind != PageKind::Leaf {
         let detail = "was a leaf page a moment ago and is a branch now";
         faults.push(Fault::page(page, FaultKind::WrongType, detail));

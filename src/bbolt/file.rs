@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 
 use super::fault::{Fault, FaultKind};
 use super::meta::{self, Meta, MetaError};
-use super::page::{PAGE_HEADER_BYTES, PageHeader, PageKind};
+use super::page::{PAGE_HEADER_BYTES, PageHeader};
 
 /// The largest page, overflow included, that is read into memory. etcd's own request limit is 1.5 MiB by default,
 /// and 2 GiB is what its transport could carry at most; a page beyond this bound is reported, not read.
@@ -128,18 +128,30 @@ impl PageFile {
     /// # Errors
     /// A fault that names the page when it lies outside, gives itself another id, or cannot be read.
     pub fn page(&self, id: u64, buffer: &mut Vec<u8>) -> Result<PageHeader, Fault> {
-        self.in_bounds(id, 0)?;
-        let page_bytes = self.page_size() as usize;
-        buffer.clear();
-        buffer.resize(page_bytes, 0);
-        self.read_page_at(id, buffer)?;
-        let header = self.header(id, buffer)?;
-        let total = self.whole_bytes(id, &header)?;
-        if total > page_bytes {
-            buffer.resize(total, 0);
-            self.read_page_at(id, buffer)?;
-        }
+        let header = self.head(id, buffer)?;
+        self.whole_bytes(id, &header)?;
+        self.overflow(id, header.overflow, buffer)?;
         Ok(header)
+    }
+
+    /// Reads page `id` without its overflow into `buffer`.
+    pub fn head(&self, id: u64, buffer: &mut Vec<u8>) -> Result<PageHeader, Fault> {
+        self.in_bounds(id, 0)?;
+        buffer.clear();
+        buffer.resize(self.page_size() as usize, 0);
+        self.read_page_at(id, buffer)?;
+        self.header(id, buffer)
+    }
+
+    /// Reads `pages` overflow pages of page `id` behind its head, which is in `buffer`. The caller has bounded them by
+    /// [`whole_bytes`](Self::whole_bytes).
+    pub fn overflow(&self, id: u64, pages: u32, buffer: &mut Vec<u8>) -> Result<(), Fault> {
+        if pages == 0 {
+            return Ok(());
+        }
+        let head = buffer.len();
+        buffer.resize(head + pages as usize * self.page_size() as usize, 0);
+        self.read_page_at(id + 1, buffer.get_mut(head..).unwrap_or_default())
     }
 
     /// The header at the start of `bytes`, which were read from page `id`, if it is that page's.
@@ -162,16 +174,6 @@ impl PageFile {
             return Err(Fault::page(id, FaultKind::OutOfBounds, detail).at(12));
         }
         usize::try_from(bytes).map_err(|_| Fault::page(id, FaultKind::OutOfBounds, "too large for this machine"))
-    }
-
-    /// Reads page `id` again as a page of the wanted kinds.
-    pub fn page_of(&self, id: u64, buffer: &mut Vec<u8>, wanted: &[PageKind]) -> Result<PageHeader, Fault> {
-        let header = self.page(id, buffer)?;
-        if !wanted.contains(&header.kind) {
-            let detail = format!("is {} where a tree continues", header.kind.describe());
-            return Err(Fault::page(id, FaultKind::WrongType, detail).at(8));
-        }
-        Ok(header)
     }
 
     fn read_page_at(&self, id: u64, buffer: &mut [u8]) -> Result<(), Fault> {

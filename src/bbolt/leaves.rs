@@ -13,14 +13,14 @@ use std::sync::Arc;
 use super::fault::{Fault, FaultKind, Faults};
 use super::file::PageFile;
 use super::leaf::Bounds;
-use super::page::{BranchElement, ELEMENT_BYTES, Elements, PAGE_HEADER_BYTES, PageKind};
+use super::page::{BranchElement, ELEMENT_BYTES, Elements, PAGE_HEADER_BYTES, PageHeader, PageKind};
 use super::reached::Reached;
 
 /// No real tree is deeper: with two children a page it would have more leaves than there can be pages.
 const MAX_DEPTH: usize = 64;
 
 /// The kinds of page that a tree consists of.
-pub const TREE_PAGES: [PageKind; 2] = [PageKind::Branch, PageKind::Leaf];
+const TREE_PAGES: [PageKind; 2] = [PageKind::Branch, PageKind::Leaf];
 
 /// Whether the leaves' depth may be taken from the left edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,13 +141,69 @@ fn left_edge(file: &PageFile, root: u64) -> Option<usize> {
     let mut buffer = Vec::new();
     let mut page = root;
     for depth in 0..MAX_DEPTH {
-        let header = file.page_of(page, &mut buffer, &TREE_PAGES).ok()?;
-        if header.kind == PageKind::Leaf {
-            return Some(depth);
+        let header = file.head(page, &mut buffer).ok()?;
+        match header.kind {
+            PageKind::Leaf => return Some(depth),
+            // Branches of etcd's keys never overflow. Those that do are left to who reads each page once.
+            PageKind::Branch if header.overflow == 0 => {}
+            _ => return None,
         }
         page = Elements::new(page, &buffer, header.count).ok()?.branch(0).ok()?.child;
     }
     None
+}
+
+/// Reads a page, without its overflow, that must be a branch or a leaf.
+pub fn tree_page(file: &PageFile, page: u64, buffer: &mut Vec<u8>) -> Result<PageHeader, Fault> {
+    let header = file.head(page, buffer)?;
+    match header.kind {
+        PageKind::Branch | PageKind::Leaf => Ok(header),
+        other => {
+            let detail = format!("is {} where a tree continues", other.describe());
+            Err(Fault::page(page, FaultKind::WrongType, detail).at(8))
+        }
+    }
+}
+
+/// Claims a page whose head is in `buffer`, and reads its overflow.
+///
+/// Where that runs into pages that were claimed before it ends, with a fault, so that no file makes its reader read
+/// more than twice what it holds. For one reader at a time.
+pub fn own_overflow(
+    file: &PageFile,
+    page: u64,
+    header: &PageHeader,
+    reached: &Reached,
+    buffer: &mut Vec<u8>,
+    faults: &mut Faults,
+) -> Result<(), Fault> {
+    file.whole_bytes(page, header)?;
+    let taken = |page| reached.contains(page) || begins_at(file, page, reached);
+    let own = until(page, header.overflow, taken, faults);
+    reached.claim(page, own, faults);
+    file.overflow(page, own, buffer)
+}
+
+/// How many of the `overflow` pages behind `page` come before the first that is `taken`; if there is one it is a fault.
+pub fn until(page: u64, overflow: u32, taken: impl Fn(u64) -> bool, faults: &mut Faults) -> u32 {
+    match (0..overflow).find(|own| taken(page + 1 + u64::from(*own))) {
+        None => overflow,
+        Some(own) => {
+            let other = page + 1 + u64::from(own);
+            let detail = format!("claims {overflow} overflow pages, of which page {other} belongs to another page");
+            faults.push(Fault::page(page, FaultKind::ReachedTwice, detail).at(12));
+            own
+        }
+    }
+}
+
+/// Whether a tree leads to `page`, and what stands there is a page of a tree: an id that leads into the middle of a
+/// large value takes nothing from it.
+pub fn begins_at(file: &PageFile, page: u64, reached: &Reached) -> bool {
+    let mut head = [0; PAGE_HEADER_BYTES];
+    reached.has_begun(page)
+        && file.read_at(&mut head, page.saturating_mul(file.page_size())).is_ok()
+        && file.header(page, &head).is_ok_and(|header| TREE_PAGES.contains(&header.kind))
 }
 
 struct Walk<'f> {
@@ -164,7 +220,7 @@ impl Walk<'_> {
         if self.leaf_depth == Some(pending.depth) {
             return self.leaf(pending);
         }
-        let header = self.file.page_of(pending.page, buffer, &TREE_PAGES)?;
+        let header = tree_page(self.file, pending.page, buffer)?;
         if header.kind == PageKind::Leaf {
             return self.leaf(pending);
         }
@@ -172,7 +228,7 @@ impl Walk<'_> {
             let detail = format!("lies {MAX_DEPTH} levels below its root");
             return Err(Fault::page(pending.page, FaultKind::Depth, detail));
         }
-        self.reached.claim(pending.page, header.overflow, faults);
+        own_overflow(self.file, pending.page, &header, self.reached, buffer, faults)?;
         self.branch(pending, &Elements::new(pending.page, buffer, header.count)?, faults)
     }
 

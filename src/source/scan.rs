@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::bbolt::leaves::Leaves;
+use crate::bbolt::leaves::{self, Leaves};
 use crate::bbolt::page::{Elements, LeafElement, PageHeader, PageKind};
 use crate::bbolt::reached::Reached;
 use crate::bbolt::{Fault, FaultKind, Faults, PageFile, leaf};
@@ -142,14 +142,22 @@ impl Worker<'_> {
     /// Visits the leaf that begins with `bytes`, which may hold less than the whole of it.
     fn leaf_page(&mut self, page: u64, ordinal: u32, bytes: &[u8], visitor: &mut impl Visitor) -> Result<(), Fault> {
         let file = self.scan.file;
-        let here = if bytes.is_empty() { None } else { Some(file.header(page, bytes)?) };
-        let total = here.map(|header| file.whole_bytes(page, &header)).transpose()?;
-        if let (Some(header), Some(whole)) = (here, total.and_then(|total| bytes.get(..total))) {
-            return self.leaf(page, ordinal, &header, whole, visitor);
-        }
         let mut whole = std::mem::take(&mut self.whole);
-        let result = file.page(page, &mut whole);
-        let result = result.and_then(|header| self.leaf(page, ordinal, &header, &whole, visitor));
+        let header = if bytes.is_empty() { file.head(page, &mut whole) } else { file.header(page, bytes) };
+        let result = header.and_then(|header| {
+            file.whole_bytes(page, &header)?;
+            // Who reads its overflow must not depend on who comes first, so it ends where another leaf is known to begin.
+            let begins = |page| leaves::begins_at(file, page, self.scan.reached);
+            let own = leaves::until(page, header.overflow, begins, &mut self.faults);
+            let header = PageHeader { overflow: own, ..header };
+            let total = file.whole_bytes(page, &header)?;
+            if let Some(bytes) = bytes.get(..total) {
+                return self.leaf(page, ordinal, &header, bytes, visitor);
+            }
+            file.head(page, &mut whole)?;
+            file.overflow(page, own, &mut whole)?;
+            self.leaf(page, ordinal, &header, &whole, visitor)
+        });
         self.whole = whole;
         result
     }

@@ -308,6 +308,35 @@ fn roots_that_lie_anywhere_lose_nothing_silently() {
 }
 
 #[test]
+fn overflow_that_runs_into_other_pages_ends_there_and_costs_nothing() {
+    let store = Store::kubeadm().bare();
+    let pages = harm::live(&store.bytes);
+    let last = store.bytes.len() / harm::PAGE - 1;
+    let mut bytes = store.bytes.clone();
+    for page in &pages {
+        harm::put(&mut bytes, page.start() + 12, &((last - page.id) as u32).to_le_bytes());
+    }
+    let faults = judge(&store, "all pages claim the rest of the file", &bytes).unwrap();
+    let told = faults.iter().filter(|fault| fault.kind == FaultKind::ReachedTwice && fault.offset == Some(12));
+    assert!(told.count() > pages.len() / 2);
+    assert_eq!(store.audited(&bytes, 2).unwrap().rows.len(), store.records);
+}
+
+#[test]
+fn a_way_into_the_middle_of_a_large_value_takes_nothing_from_it() {
+    let store = Store::kubeadm().bare();
+    let pages = harm::live(&store.bytes);
+    let branch = pages.iter().find(|page| page.is_branch).unwrap();
+    let large = pages.iter().find(|page| page.overflow > 3).unwrap();
+    let small = pages.iter().rfind(|page| !page.is_branch && page.overflow == 0).unwrap();
+    let child = (0..branch.count).find(|index| harm::child(&store.bytes, branch, *index) == small.id).unwrap();
+    let mut bytes = store.bytes.clone();
+    harm::put(&mut bytes, branch.element(child) + 8, &(large.id as u64 + 2).to_le_bytes());
+    assert!(judge(&store, "a stray child", &bytes).is_ok_and(|faults| !faults.is_empty()));
+    assert_eq!(store.audited(&bytes, 2).unwrap().rows.len(), store.records - small.count);
+}
+
+#[test]
 fn a_freelist_is_held_against_the_tree() {
     let store = Store::small().bare();
     let free = harm::free(&store.bytes);

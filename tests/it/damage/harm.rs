@@ -53,7 +53,7 @@ impl Live {
         self.id * PAGE
     }
 
-    fn element(&self, index: usize) -> usize {
+    pub fn element(&self, index: usize) -> usize {
         self.start() + HEADER + index * ELEMENT
     }
 }
@@ -105,6 +105,11 @@ pub fn live(bytes: &[u8]) -> Vec<Live> {
         found.push(page);
     }
     found
+}
+
+/// The page that an element of a branch leads to.
+pub fn child(bytes: &[u8], branch: &Live, index: usize) -> usize {
+    u64_at(bytes, branch.element(index) + 8) as usize
 }
 
 /// Where the headers of the top-level buckets stand, with their names.
