@@ -191,3 +191,125 @@ pub fn check(file: &PageFile) -> Outcome {
     }
     checker.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bbolt::Fault;
+    use crate::bbolt::bucket::encode_header;
+    use crate::bbolt::meta::Meta;
+    use crate::bbolt::page::{LeafSizes, encode_leaf, finish_page, set_page_id};
+    use crate::bbolt::write::Fill;
+    use crate::bbolt::write::tests::{Buckets, bytes_of, file_of, numbered, written};
+
+    fn faults_of(bytes: &[u8]) -> Vec<Fault> {
+        check(&file_of(bytes).unwrap()).faults.into_sorted()
+    }
+
+    /// Appends a leaf page and gives its id.
+    fn append_leaf(bytes: &mut Vec<u8>, elements: &[(bool, &[u8], &[u8])]) -> u64 {
+        let sizes = |(is_bucket, key, value): &(bool, &[u8], &[u8])| LeafSizes {
+            is_bucket: *is_bucket,
+            key_bytes: key.len() as u32,
+            value_bytes: value.len() as u32,
+        };
+        let data: Vec<u8> = elements.iter().flat_map(|(_, key, value)| [*key, *value].concat()).collect();
+        let start = bytes.len();
+        encode_leaf(&elements.iter().map(sizes).collect::<Vec<_>>(), &data, bytes);
+        finish_page(bytes, start, 4096);
+        let id = (start / 4096) as u64;
+        set_page_id(&mut bytes[start..], id);
+        id
+    }
+
+    /// Has both metas lead to another root and count all pages.
+    fn set_root(bytes: &mut [u8], root: u64) {
+        let meta = Meta {
+            page_size: 4096,
+            root,
+            freelist: NO_FREELIST,
+            high_water_mark: (bytes.len() / 4096) as u64,
+            txid: 9,
+        };
+        bytes[..80].copy_from_slice(&meta.encode(0));
+        bytes[4096..4096 + 80].copy_from_slice(&Meta { txid: 8, ..meta }.encode(1));
+    }
+
+    fn empty() -> Vec<u8> {
+        bytes_of(&written(4096, Fill::ANYWHERE, &Buckets::new()))
+    }
+
+    #[test]
+    fn buckets_within_buckets_are_checked_to_a_depth() {
+        for (depth, sound) in [(1, true), (MAX_NESTING, true), (MAX_NESTING + 1, false), (100, false)] {
+            let mut bytes = empty();
+            let mut inner = append_leaf(&mut bytes, &[(false, b"k", b"v")]);
+            for _ in 0..depth {
+                inner = append_leaf(&mut bytes, &[(true, b"b", &encode_header(inner, 0))]);
+            }
+            set_root(&mut bytes, inner);
+            let faults = faults_of(&bytes);
+            assert_eq!(faults.is_empty(), sound, "{depth} {faults:?}");
+            assert!(faults.iter().all(|fault| fault.kind == FaultKind::Depth && fault.page.is_some()));
+        }
+    }
+
+    #[test]
+    fn two_buckets_cannot_share_a_tree() {
+        let mut bytes = empty();
+        let shared = append_leaf(&mut bytes, &[(false, b"k", b"v")]);
+        let header = encode_header(shared, 0);
+        let root = append_leaf(&mut bytes, &[(true, b"a", &header), (true, b"b", &header)]);
+        set_root(&mut bytes, root);
+        let faults: Vec<_> = faults_of(&bytes).into_iter().map(|fault| (fault.page, fault.kind)).collect();
+        assert_eq!(faults, [(Some(shared), FaultKind::ReachedTwice)]);
+    }
+
+    #[test]
+    fn what_is_no_bucket_has_no_place_among_buckets() {
+        let mut bytes = empty();
+        let root = append_leaf(&mut bytes, &[(false, b"a", b"v"), (true, b"b", b"short")]);
+        set_root(&mut bytes, root);
+        let faults: Vec<_> = faults_of(&bytes).into_iter().map(|fault| (fault.page, fault.kind)).collect();
+        assert_eq!(faults, [(Some(root), FaultKind::Bucket); 2]);
+    }
+
+    #[test]
+    fn pages_that_nothing_reaches_are_counted_and_no_fault() {
+        let mut bytes =
+            bytes_of(&written(4096, Fill::ANYWHERE, &Buckets::from([(b"key".to_vec(), numbered(99, 9, 99))])));
+        let root = file_of(&bytes).unwrap().meta().root;
+        for _ in 0..5 {
+            append_leaf(&mut bytes, &[(false, b"k", b"v")]);
+        }
+        set_root(&mut bytes, root);
+        let outcome = check(&file_of(&bytes).unwrap());
+        assert_eq!((outcome.free_pages, outcome.faults.into_sorted()), (5, Vec::new()));
+    }
+
+    #[test]
+    fn an_inline_bucket_holds_what_it_counts() {
+        let pairs = Buckets::from([(b"b".to_vec(), numbered(3, 8, 8))]);
+        let whole = bytes_of(&written(4096, Fill::ANYWHERE, &pairs));
+        let root = file_of(&whole).unwrap().meta().root as usize * 4096;
+        // Page header, one element, the name, the bucket's header, and the inline page's id and flags.
+        let count = root + 16 + 16 + 1 + 16 + 10;
+        assert_eq!((whole[count], faults_of(&whole)), (3, Vec::new()));
+        for wrong in [0, 1, 2, 4, 200] {
+            let mut bytes = whole.clone();
+            bytes[count] = wrong;
+            let faults = faults_of(&bytes);
+            assert!(!faults.is_empty() && faults.iter().all(|fault| fault.page == Some(root as u64 / 4096)), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_older_meta_needs_a_right_header_too() {
+        for (at, byte) in [(0, 7), (8, 2), (4096, 0), (4096 + 8, 0x10)] {
+            let mut bytes = empty();
+            bytes[at] = byte;
+            let faults: Vec<_> = faults_of(&bytes).into_iter().map(|fault| (fault.page, fault.kind)).collect();
+            assert_eq!(faults, [(Some(at as u64 / 4096), FaultKind::Meta)]);
+        }
+    }
+}

@@ -81,3 +81,68 @@ fn visit_leaf(
     leaf::pairs(page, elements, bounds, faults, |_, element| visit(Pair { page, element }, &mut noticed));
     faults.append(noticed);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bbolt::fault::Fault;
+    use crate::bbolt::page::PageHeader;
+    use crate::bbolt::write::Fill;
+    use crate::bbolt::write::tests::{Buckets, Pairs, bytes_of, file_of, numbered, read, written};
+
+    type Seen = Vec<(Vec<u8>, Vec<u8>)>;
+
+    fn walked(bytes: &[u8], bucket: &Bucket) -> (Seen, Vec<Fault>) {
+        let file = file_of(bytes).unwrap();
+        let (reached, mut faults, mut pairs) = (Reached::new(file.readable_pages()), Faults::new(), Vec::new());
+        walk(&file, bucket, &reached, &mut faults, &mut |Pair { element, .. }, _| {
+            pairs.push((element.key.to_vec(), element.value.to_vec()));
+        });
+        (pairs, faults.into_sorted())
+    }
+
+    fn tree() -> (Vec<u8>, Bucket, Pairs) {
+        let file = written(4096, Fill::APPENDED, &Buckets::from([(b"key".to_vec(), numbered(2000, 17, 83))]));
+        let (_, bucket, pairs) = read(&file).remove(0);
+        (bytes_of(&file), bucket, pairs)
+    }
+
+    #[test]
+    fn pairs_come_in_order_from_pages_and_from_inline_buckets() {
+        for count in [0, 1, 5, 2000] {
+            let expected = numbered(count, 17, 83);
+            let file = written(4096, Fill::APPENDED, &Buckets::from([(b"key".to_vec(), expected.clone())]));
+            let (pairs, faults) = walked(&bytes_of(&file), &read(&file)[0].1);
+            assert_eq!(faults, []);
+            assert!(pairs.iter().map(|(key, value)| (key, value)).eq(&expected));
+        }
+    }
+
+    #[test]
+    fn a_lost_leaf_costs_its_own_pairs_only() {
+        let (whole, bucket, expected) = tree();
+        let page = 7;
+        let count = usize::from(PageHeader::decode(&whole[page * 4096..]).unwrap().count);
+        let mut bytes = whole.clone();
+        bytes[page * 4096..][..4096].fill(0);
+        let (pairs, faults) = walked(&bytes, &bucket);
+        assert_eq!(pairs.len(), expected.len() - count);
+        assert!(pairs.is_sorted() && pairs.iter().all(|(key, value)| expected.get(key) == Some(value)));
+        assert_eq!(faults.iter().map(|fault| fault.page).collect::<Vec<_>>(), [Some(page as u64)]);
+    }
+
+    #[test]
+    fn leaves_that_changed_places_give_nothing_out_of_order() {
+        let (whole, bucket, expected) = tree();
+        let mut bytes = whole.clone();
+        let (first, second) = (7 * 4096 + 8..8 * 4096, 11 * 4096 + 8);
+        let (one, other) = (whole[first.clone()].to_vec(), whole[second..second + 4088].to_vec());
+        bytes[first].copy_from_slice(&other);
+        bytes[second..second + 4088].copy_from_slice(&one);
+        let (pairs, faults) = walked(&bytes, &bucket);
+        assert!(pairs.is_sorted() && pairs.len() < expected.len());
+        let pages: std::collections::BTreeSet<_> = faults.iter().map(|fault| fault.page).collect();
+        assert_eq!(pages, [Some(7), Some(11)].into());
+        assert!(faults.iter().any(|fault| fault.kind == FaultKind::KeyOrder));
+    }
+}

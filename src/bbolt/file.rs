@@ -228,3 +228,100 @@ fn read_meta(file: &File, bytes: u64, offset: u64) -> io::Result<Result<Meta, Me
     }
     Ok(Meta::decode(page))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+    use crate::bbolt::check::check;
+    use crate::bbolt::write::Fill;
+    use crate::bbolt::write::tests::{Buckets, bytes_of, file_of, numbered, written};
+
+    const PAGE_SIZES: [u32; 5] = [4096, 8192, 16_384, 32_768, 65_536];
+
+    fn bytes(page_size: u32) -> Vec<u8> {
+        bytes_of(&written(page_size, Fill::APPENDED, &Buckets::from([(b"key".to_vec(), numbered(3000, 17, 200))])))
+    }
+
+    #[test]
+    fn the_page_size_is_found_whichever_meta_is_left() {
+        for page_size in PAGE_SIZES {
+            let whole = bytes(page_size);
+            for (damaged, expected_txid) in [(0, 6), (page_size as usize, 7)] {
+                for piece in [16..17, 20..21, 24..26, 72..80, 0..4096] {
+                    let mut bytes = whole.clone();
+                    bytes[damaged + piece.start..damaged + piece.end].iter_mut().for_each(|byte| *byte = !*byte);
+                    let file = file_of(&bytes).unwrap();
+                    assert_eq!((file.page_size(), file.meta().txid), (page_size.into(), expected_txid), "{piece:?}");
+                    let faults = check(&file).faults.into_sorted();
+                    let places: Vec<_> = faults.iter().map(|fault| (fault.page, fault.kind)).collect();
+                    assert_eq!(places, [(Some(u64::from(damaged != 0)), FaultKind::Meta)], "{page_size} {piece:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_meta_there_is_no_file() {
+        for page_size in PAGE_SIZES {
+            let mut bytes = bytes(page_size);
+            bytes[72] ^= 1;
+            bytes[page_size as usize + 16] ^= 1;
+            let error = file_of(&bytes).unwrap_err();
+            assert!(matches!(error, OpenError::NoMeta { first: MetaError::Checksum, .. }), "{error}");
+        }
+        assert!(matches!(file_of(&[]), Err(OpenError::Empty)));
+        assert!(matches!(
+            file_of(&[0; 7]),
+            Err(OpenError::NoMeta { first: MetaError::Short, second: MetaError::Short })
+        ));
+    }
+
+    #[test]
+    fn a_cut_file_is_read_as_far_as_it_goes() {
+        for page_size in [4096, 65_536] {
+            let whole = bytes(page_size);
+            let (size, pages) = (page_size as usize, whole.len() / page_size as usize);
+            for kept in [3 * size + 1, whole.len() - size, whole.len() - 1] {
+                let file = file_of(&whole[..kept]).unwrap();
+                assert_eq!((file.readable_pages(), file.used_bytes()), ((kept / size) as u64, whole.len() as u64));
+                let fault = file.page(pages as u64 - 1, &mut Vec::new()).unwrap_err();
+                assert_eq!((fault.page, fault.kind), (Some(pages as u64 - 1), FaultKind::Truncated));
+                assert!(check(&file).faults.into_sorted().iter().any(|fault| fault.kind == FaultKind::Truncated));
+            }
+        }
+    }
+
+    #[test]
+    fn a_page_that_is_not_what_it_says_is_named() {
+        let mut bytes = bytes(4096);
+        bytes[4 * 4096] ^= 1;
+        bytes[5 * 4096 + 12..5 * 4096 + 16].copy_from_slice(&u32::MAX.to_le_bytes());
+        let file = file_of(&bytes).unwrap();
+        let mark = file.meta().high_water_mark;
+        let mut buffer = Vec::new();
+        let expected = [
+            (0, FaultKind::OutOfBounds),
+            (1, FaultKind::OutOfBounds),
+            (4, FaultKind::WrongId),
+            (5, FaultKind::OutOfBounds),
+            (mark, FaultKind::OutOfBounds),
+            (u64::MAX, FaultKind::OutOfBounds),
+        ];
+        for (page, kind) in expected {
+            let fault = file.page(page, &mut buffer).unwrap_err();
+            assert_eq!((fault.page, fault.kind), (Some(page), kind));
+        }
+        assert_eq!(file.page(3, &mut buffer).unwrap().id, 3);
+    }
+
+    #[test]
+    fn a_commit_of_somebody_else_shows() {
+        let file = file_of(&bytes(4096)).unwrap();
+        assert_eq!(file.current_txid().unwrap(), Some(7));
+        let newer = Meta { txid: 8, ..*file.meta() };
+        file.file().write_all_at(&newer.encode(1), 4096).unwrap();
+        assert_eq!((file.current_txid().unwrap(), file.meta().txid), (Some(8), 7));
+    }
+}

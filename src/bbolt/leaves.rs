@@ -307,3 +307,144 @@ fn branch_order(
     let detail = format!("the key of branch element {index} {complaint}; what lies below it is lost");
     Err(Fault::page(parent.page, FaultKind::KeyOrder, detail).at(element.key_offset))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bbolt::bucket::BucketRoot;
+    use crate::bbolt::page::{encode_branch, finish_page, set_page_id};
+    use crate::bbolt::write::Fill;
+    use crate::bbolt::write::tests::{Buckets, bytes_of, file_of, numbered, read, written};
+
+    /// A bucket of three levels: a root, branches, leaves.
+    fn three_levels() -> (Vec<u8>, u64) {
+        let buckets = Buckets::from([(b"key".to_vec(), numbered(1500, 200, 300))]);
+        let file = written(4096, Fill::APPENDED, &buckets);
+        let BucketRoot::Page(root) = read(&file)[0].1.root else { panic!("no tree") };
+        (bytes_of(&file), root)
+    }
+
+    fn found(bytes: &[u8], root: u64, depth: Depth) -> (Leaves, Vec<Fault>) {
+        let file = file_of(bytes).unwrap();
+        let (reached, mut faults) = (Reached::new(file.readable_pages()), Faults::new());
+        let leaves = find(&file, root, depth, &reached, &mut faults);
+        (leaves, faults.into_sorted())
+    }
+
+    fn all(leaves: &Leaves) -> Vec<(u64, Vec<u8>, Option<Vec<u8>>)> {
+        let bounds = |ordinal| leaves.bounds(ordinal);
+        let one = |(ordinal, page)| {
+            let Bounds { lower, upper } = bounds(ordinal);
+            (page, lower.to_vec(), upper.map(<[u8]>::to_vec))
+        };
+        leaves.pages().enumerate().map(one).collect()
+    }
+
+    /// Makes page `page` a branch to these children.
+    fn put_branch(bytes: &mut [u8], page: u64, children: &[(&[u8], u64)]) {
+        let mut image = Vec::new();
+        encode_branch(children.iter().copied(), &mut image);
+        finish_page(&mut image, 0, 4096);
+        set_page_id(&mut image, page);
+        bytes[page as usize * 4096..][..4096].copy_from_slice(&image);
+    }
+
+    fn children_of(bytes: &[u8], page: u64) -> Vec<(Vec<u8>, u64)> {
+        let image = &bytes[page as usize * 4096..][..4096];
+        let elements = Elements::new(page, image, PageHeader::decode(image).unwrap().count).unwrap();
+        elements.branches().map(|branch| branch.unwrap()).map(|branch| (branch.key.to_vec(), branch.child)).collect()
+    }
+
+    #[test]
+    fn both_ways_find_the_same_leaves_in_the_order_of_keys() {
+        let (bytes, root) = three_levels();
+        let (uniform, faults) = found(&bytes, root, Depth::Uniform);
+        assert_eq!(faults, []);
+        let (unknown, faults) = found(&bytes, root, Depth::Unknown);
+        assert_eq!(faults, []);
+        let leaves = all(&uniform);
+        assert_eq!(leaves, all(&unknown));
+        assert!(leaves.len() > 150 && children_of(&bytes, root).len() > 10);
+        // Each ends where the next begins, over the bounds of branches too.
+        for (this, next) in leaves.iter().zip(&leaves[1..]) {
+            assert_eq!(this.2.as_ref(), Some(&next.1));
+        }
+        assert_eq!(leaves.last().unwrap().2, None);
+    }
+
+    #[test]
+    fn an_element_that_leads_nowhere_costs_its_own_leaves_only() {
+        let (whole, root) = three_levels();
+        let all_leaves = found(&whole, root, Depth::Unknown).0.len();
+        let mark = (whole.len() / 4096) as u64;
+        for (level, branch) in [(1, children_of(&whole, root)[2].1), (0, root)] {
+            for nowhere in [0, 1, mark, 1 << 33, u64::MAX] {
+                let mut bytes = whole.clone();
+                let at = branch as usize * 4096 + 16 + 3 * 16 + 8;
+                let child = u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+                bytes[at..at + 8].copy_from_slice(&nowhere.to_le_bytes());
+                let cost = if level == 1 { 1 } else { children_of(&whole, child).len() };
+                for depth in [Depth::Uniform, Depth::Unknown] {
+                    let (leaves, faults) = found(&bytes, root, depth);
+                    assert_eq!(leaves.len(), all_leaves - cost);
+                    let places: Vec<_> = faults.iter().map(|fault| (fault.page, fault.offset, fault.kind)).collect();
+                    assert_eq!(places, [(Some(branch), Some(16 + 3 * 16 + 8), FaultKind::OutOfBounds)]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_tree_that_leads_back_into_itself_is_followed_once() {
+        let (whole, root) = three_levels();
+        let branch = children_of(&whole, root)[2].1;
+        for target in [root, branch, children_of(&whole, root)[1].1, children_of(&whole, branch)[0].1] {
+            let mut bytes = whole.clone();
+            let at = branch as usize * 4096 + 16 + 3 * 16 + 8;
+            bytes[at..at + 8].copy_from_slice(&target.to_le_bytes());
+            let (leaves, faults) = found(&bytes, root, Depth::Unknown);
+            assert_eq!(leaves.len(), found(&whole, root, Depth::Unknown).0.len() - 1);
+            let places: Vec<_> = faults.iter().map(|fault| (fault.page, fault.kind)).collect();
+            assert_eq!(places, [(Some(target), FaultKind::ReachedTwice)]);
+        }
+    }
+
+    #[test]
+    fn a_cycle_in_branch_pages_has_no_left_edge_and_no_end_but_a_fault() {
+        let (mut bytes, root) = three_levels();
+        put_branch(&mut bytes, root, &[(b"a", root), (b"b", root)]);
+        for depth in [Depth::Uniform, Depth::Unknown] {
+            let (leaves, faults) = found(&bytes, root, depth);
+            assert!(leaves.is_empty());
+            assert_eq!(faults.len(), 2);
+            assert!(faults.iter().all(|fault| fault.kind == FaultKind::ReachedTwice));
+        }
+    }
+
+    #[test]
+    fn a_tree_that_is_deeper_than_any_is_given_up() {
+        let (mut bytes, _) = three_levels();
+        for page in 2..=2 + MAX_DEPTH as u64 {
+            put_branch(&mut bytes, page, &[(b"k", page + 1)]);
+        }
+        let (leaves, faults) = found(&bytes, 2, Depth::Uniform);
+        assert!(leaves.is_empty());
+        let places: Vec<_> = faults.iter().map(|fault| (fault.page, fault.kind)).collect();
+        assert_eq!(places, [(Some(2 + MAX_DEPTH as u64), FaultKind::Depth)]);
+    }
+
+    #[test]
+    fn branch_keys_out_of_order_cost_what_lies_below_them() {
+        let (whole, root) = three_levels();
+        let branch = children_of(&whole, root)[2].1;
+        let mut children = children_of(&whole, branch);
+        children.swap(2, 3);
+        let mut bytes = whole.clone();
+        let borrowed: Vec<_> = children.iter().map(|(key, child)| (key.as_slice(), *child)).collect();
+        put_branch(&mut bytes, branch, &borrowed);
+        let (leaves, faults) = found(&bytes, root, Depth::Uniform);
+        assert_eq!(leaves.len(), found(&whole, root, Depth::Unknown).0.len() - 1);
+        let places: Vec<_> = faults.iter().map(|fault| (fault.page, fault.kind)).collect();
+        assert_eq!(places, [(Some(branch), FaultKind::KeyOrder)]);
+    }
+}

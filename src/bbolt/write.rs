@@ -515,4 +515,4 @@ impl Children {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -11,10 +11,10 @@ use super::*;
 use crate::bbolt::bucket::{Bucket, BucketRoot};
 use crate::bbolt::check::{Checker, check};
 use crate::bbolt::page::{PageHeader, PageKind};
-use crate::bbolt::{Faults, PageFile, cursor};
+use crate::bbolt::{Faults, OpenError, PageFile, cursor};
 
-type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
-type Buckets = BTreeMap<Vec<u8>, Pairs>;
+pub(in crate::bbolt) type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
+pub(in crate::bbolt) type Buckets = BTreeMap<Vec<u8>, Pairs>;
 
 fn write(file: &File, page_size: u32, fill: Fill, buckets: &Buckets) -> Meta {
     let mut writer = Writer::new(file, page_size, 7).unwrap();
@@ -26,7 +26,7 @@ fn write(file: &File, page_size: u32, fill: Fill, buckets: &Buckets) -> Meta {
     writer.finish().unwrap()
 }
 
-fn written(page_size: u32, fill: Fill, buckets: &Buckets) -> PageFile {
+pub(in crate::bbolt) fn written(page_size: u32, fill: Fill, buckets: &Buckets) -> PageFile {
     let file = tempfile::tempfile().unwrap();
     let meta = write(&file, page_size, fill, buckets);
     let pages = PageFile::open(file).unwrap();
@@ -46,7 +46,7 @@ fn assert_holds(file: &PageFile, buckets: &Buckets) {
     assert!(found == *buckets);
 }
 
-fn read(file: &PageFile) -> Vec<(Vec<u8>, Bucket, Pairs)> {
+pub(in crate::bbolt) fn read(file: &PageFile) -> Vec<(Vec<u8>, Bucket, Pairs)> {
     let mut checker = Checker::new(file);
     let top_level = checker.top_level();
     let pairs = |bucket: &Bucket, checker: &mut Checker<'_>| {
@@ -66,19 +66,26 @@ fn read(file: &PageFile) -> Vec<(Vec<u8>, Bucket, Pairs)> {
     all.collect()
 }
 
-fn bytes_of(file: &PageFile) -> Vec<u8> {
+pub(in crate::bbolt) fn bytes_of(file: &PageFile) -> Vec<u8> {
     let mut bytes = vec![0; file.file_bytes() as usize];
     file.read_at(&mut bytes, 0).unwrap();
     bytes
 }
 
-fn numbered(count: u32, key_bytes: usize, value_bytes: usize) -> Pairs {
+pub(in crate::bbolt) fn numbered(count: u32, key_bytes: usize, value_bytes: usize) -> Pairs {
     let key = |number: u32| {
         let mut key = vec![b'k'; key_bytes - 4];
         key.extend(number.to_be_bytes());
         key
     };
     (0..count).map(|number| (key(number), vec![number as u8; value_bytes])).collect()
+}
+
+/// A file of these bytes.
+pub(in crate::bbolt) fn file_of(bytes: &[u8]) -> Result<PageFile, OpenError> {
+    let file = tempfile::tempfile().unwrap();
+    file.write_all_at(bytes, 0).unwrap();
+    PageFile::open(file)
 }
 
 /// The crate `nut`, a port of boltdb, needs a freelist page, which etcd's files do not have; so it is given one.
