@@ -152,14 +152,15 @@ impl Snapshot {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build()?;
         for tries_left in (0..TRIES).rev() {
             let before = self.file.meta().txid;
-            let uniform = pool.install(|| self.attempt(options, Depth::Uniform, &prepare, &visitor))?;
-            let pass = match uniform {
-                None => pool.install(|| self.attempt(options, Depth::Unknown, &prepare, &visitor))?,
-                some => some,
-            };
+            let outcome = pool.install(|| match self.attempt(options, Depth::Uniform, &prepare, &visitor)? {
+                None => self.attempt(options, Depth::Unknown, &prepare, &visitor),
+                some => Ok(some),
+            });
             let unsteady = self.file.current_txid()? != Some(before);
-            match pass {
-                Some(pass) if tries_left == 0 || !unsteady => return Ok(Pass { unsteady, ..pass }),
+            match outcome {
+                Ok(Some(pass)) if tries_left == 0 || !unsteady => return Ok(Pass { unsteady, ..pass }),
+                // What looks lost may have been overwritten under the reader, so only a file that stands still is judged.
+                Err(error) if !unsteady => return Err(error),
                 _ => self.file = PageFile::open(self.file.file().try_clone()?)?,
             }
         }
