@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use clap::ValueEnum;
+use clap::{ValueEnum, value_parser};
 
 use crate::audit::classify::{State, Told};
 #[cfg(not(feature = "kms"))]
@@ -61,7 +61,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = FailOn::Error)]
     fail_on: FailOn,
     /// Look at the store as it was at this revision
-    #[arg(long, value_name = "REVISION")]
+    #[arg(long, value_name = "REVISION", value_parser = value_parser!(i64).range(1..))]
     revision: Option<i64>,
     /// Where the API server keeps its objects, as in its own --etcd-prefix; found by itself where it is not given
     #[arg(long, value_name = "PREFIX")]

@@ -1,6 +1,6 @@
 //! `atrest check`: is the file whole?
 
-use clap::ValueEnum;
+use clap::{ValueEnum, value_parser};
 
 use crate::report;
 use crate::source::check::{HashKvAt, check};
@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(long)]
     hashkv: bool,
     /// With --hashkv: at this revision
-    #[arg(long, value_name = "REVISION", requires = "hashkv")]
+    #[arg(long, value_name = "REVISION", requires = "hashkv", value_parser = value_parser!(i64).range(1..))]
     revision: Option<i64>,
 }
 

@@ -3,6 +3,8 @@
 use clap::ValueEnum;
 use serde::Serialize;
 
+use crate::report::json::{TOOL, Tool};
+
 use super::Failure;
 use super::exit::Exit;
 use super::output::print;
@@ -25,6 +27,8 @@ enum Output {
 
 #[derive(Serialize)]
 struct Version {
+    schema: &'static str,
+    tool: Tool,
     version: &'static str,
     etcd: &'static str,
     kubernetes: &'static str,
@@ -35,6 +39,8 @@ struct Version {
 pub fn run(args: &Args) -> Result<Exit, Failure> {
     let features = [("kms", cfg!(feature = "kms")), ("zip", cfg!(feature = "zip")), ("zstd", cfg!(feature = "zstd"))];
     let version = Version {
+        schema: "atrest.version/1",
+        tool: TOOL,
         version: env!("CARGO_PKG_VERSION"),
         etcd: "3.4 to 3.7",
         kubernetes: "1.7 to 1.37",
