@@ -285,6 +285,11 @@ impl Finding {
         }
     }
 
+    /// Whether it is about the file as a whole, and so about what the report may lack.
+    pub fn is_about_the_file(self) -> bool {
+        !matches!(self, Self::Value(_) | Self::Config(_))
+    }
+
     /// What it means. For a configuration's finding the file's own words are in the report.
     pub fn meaning(self) -> &'static str {
         match self {

@@ -248,9 +248,11 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// The weightiest severity among the findings.
+    /// The weightiest severity among the findings that count: without a configuration values are not judged, and only
+    /// what is said of the file does.
     pub fn worst(&self) -> Option<Severity> {
-        self.findings.iter().map(|row| row.finding.severity()).max()
+        let counts = |row: &&FindingRow| self.answer != Answer::Unjudged || row.finding.is_about_the_file();
+        self.findings.iter().filter(counts).map(|row| row.finding.severity()).max()
     }
 }
 
@@ -459,7 +461,9 @@ fn key_ids(spec: &ProviderSpec) -> Vec<KeyId> {
 }
 
 fn findings(parts: &mut Parts<'_>) -> Vec<FindingRow> {
-    let mut rows = Vec::new();
+    // What is missing from the file is said before what was found in the rest.
+    let row = |(finding, details)| FindingRow { finding, count: 0, keys: Vec::new(), details };
+    let mut rows: Vec<_> = std::mem::take(&mut parts.file).into_iter().map(row).collect();
     for finding in ValueFinding::ALL {
         let count = match finding.is_of_entries() {
             false => parts.tally.other_keys.get(&finding).copied().unwrap_or(0),
@@ -472,9 +476,6 @@ fn findings(parts: &mut Parts<'_>) -> Vec<FindingRow> {
             let keys = parts.first_keys.remove(&finding).unwrap_or_default();
             rows.push(FindingRow { finding: Finding::Value(finding), count, keys, details: Vec::new() });
         }
-    }
-    for (finding, details) in std::mem::take(&mut parts.file) {
-        rows.push(FindingRow { finding, count: 0, keys: Vec::new(), details });
     }
     rows.extend(configuration_findings(parts.rules, &rows));
     rows.sort_by_key(|row| std::cmp::Reverse(row.finding.severity()));

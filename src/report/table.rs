@@ -198,12 +198,12 @@ pub fn keys(out: &mut dyn Write, keys: &[KeyRow], paint: Paint) -> io::Result<()
 }
 
 fn findings(out: &mut dyn Write, summary: &Summary, paint: Paint, width: Width) -> io::Result<()> {
-    let shown: Vec<_> = summary
-        .findings
-        .iter()
-        .filter(|row| width == Width::Wide || row.finding.severity() > Severity::Note)
-        .take(if width == Width::Short { SHORT_FINDINGS } else { usize::MAX })
-        .collect();
+    // Whether all there is was read is always said; the rest as far as a screen goes.
+    let is_shown = |(place, row): &(usize, &FindingRow)| {
+        let weighs = row.finding.severity() > Severity::Note && *place < SHORT_FINDINGS;
+        width == Width::Wide || weighs || row.finding.is_about_the_file()
+    };
+    let shown: Vec<_> = summary.findings.iter().enumerate().filter(is_shown).map(|(_, row)| row).collect();
     for row in &shown {
         writeln!(out)?;
         finding(out, row, paint, width)?;
