@@ -11,6 +11,8 @@ use super::servers::{self, Release};
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
+    /// CRC-32C over every bucket, key and value.
+    pub hash: u32,
     /// The newest revision in it.
     pub revision: i64,
     /// Length of the database in bytes, free pages included.

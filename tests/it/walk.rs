@@ -21,11 +21,7 @@ pub struct Record {
 
 /// All records of a plain file, in the order of revisions.
 pub fn records(path: &str) -> Vec<Record> {
-    records_of(&fs::read(path).expect("the file is there"))
-}
-
-/// All records of a database, in the order of revisions.
-pub fn records_of(file: &[u8]) -> Vec<Record> {
+    let file = &fs::read(path).expect("the file is there")[..];
     let magic = |at: usize| file.get(at + 16..at + 20) == Some(&0xED0C_DAED_u32.to_le_bytes()[..]);
     let page_bytes = (12..17).map(|bits| 1 << bits).find(|&bytes| magic(bytes)).expect("a second meta page");
     let newest = [0, page_bytes].into_iter().max_by_key(|&at| u64_at(file, at + 16 + 48)).expect("two meta pages");
