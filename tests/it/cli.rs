@@ -127,7 +127,9 @@ fn a_damaged_file_is_audited_as_far_as_it_goes_and_ends_with_1() {
     let run = atrest(&["check", &damaged, "-o", "json"]);
     let check = run.json();
     assert_eq!((run.code, check["trailer"].as_str()), (1, Some("mismatch")));
-    assert!(check["faults"].as_array().unwrap().iter().any(|fault| fault["page"] == leaf), "{check:#}");
+    let faults = check["faults"].as_array().unwrap();
+    assert!(faults.iter().any(|fault| fault["page"] == leaf), "{check:#}");
+    assert!(faults.iter().all(|fault| fault["kind"].is_string() && fault["detail"].is_string()), "{check:#}");
 
     let run = audit(&damaged, &[&testdata(KUBEADM.1)], &["-o", "json", "--fail-on", "none"]);
     let document = run.json();

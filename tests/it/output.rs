@@ -6,7 +6,9 @@ use std::process::Stdio;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
+use sha2::Sha256;
 
 use super::program::{KUBEADM, STORES, argument, atrest, audit, cell, private, program, temporary, testdata};
 use super::servers::{Release, Server};
@@ -72,6 +74,30 @@ fn the_summary_has_every_field_of_its_contract() {
         }
         assert!(["clean", "findings", "incomplete"].iter().any(|verdict| document["verdict"] == *verdict));
     }
+}
+
+#[test]
+fn the_summary_describes_the_configuration_by_names_and_fingerprints() {
+    let (store, config) = ("apiserver/snapshot.db", testdata("apiserver/encryption-config.yaml"));
+    let document = audit(&testdata(store), &[&config], &["-o", "json"]).json();
+    let expected: Vec<Value> = secrets(&config)
+        .into_iter()
+        .zip([("secretbox", "key2"), ("aescbc", "key1")])
+        .map(|((_, secret), (provider, name))| {
+            let mut mac = Hmac::<Sha256>::new_from_slice(b"atrest/fingerprint/1").unwrap();
+            mac.update(&secret);
+            let fingerprint: String = mac.finalize().into_bytes().iter().take(8).map(|b| format!("{b:02x}")).collect();
+            json!({"provider": provider, "keys": [{"name": name, "fingerprint": fingerprint, "bytes": 32}]})
+        })
+        .chain([json!({"provider": "identity", "keys": []})])
+        .collect();
+    let resources = document["configs"][0]["resources"].as_array().unwrap();
+    assert_eq!(resources.len(), 3);
+    for (resource, name) in resources.iter().zip(["configmaps", "secrets", "widgets.example.com"]) {
+        assert_eq!((&resource["resource"], &resource["providers"]), (&json!(name), &json!(expected)));
+    }
+    let of_keys: Vec<_> = document["keys"].as_array().unwrap().iter().map(|key| &key["fingerprint"]).collect();
+    assert!(expected.iter().take(2).all(|key| of_keys.contains(&&key["keys"][0]["fingerprint"])), "{of_keys:?}");
 }
 
 #[test]
