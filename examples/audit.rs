@@ -8,13 +8,11 @@ use std::error::Error;
 use std::path::Path;
 
 use atrest::audit::rules::Rules;
-use atrest::audit::run::{Options, RowsWanted, audit};
+use atrest::audit::run::{Options, audit};
 use atrest::config::{self, ApiServers};
-use atrest::kube::select::Selection;
 use atrest::report::text::harmless;
 use atrest::source::Snapshot;
 use atrest::source::container::{self, Input};
-use atrest::source::snapshot::PassOptions;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -29,15 +27,7 @@ fn print_coverage(snapshot: &str, config: &str) -> Result<(), Box<dyn Error>> {
     // Whatever the snapshot is packed in, what comes out is a file for positioned reads. It is never written to.
     let unpacked = container::open(Input::Path(Path::new(snapshot)), &container::Options::default())?;
     let mut snapshot = Snapshot::open(unpacked.file)?;
-    let options = Options {
-        pass: PassOptions { digest: true, threads: 0, progress: &|_| () },
-        revision: None,
-        roots: None,
-        namespaces: Vec::new(),
-        selection: Selection::default(),
-        rows: RowsWanted::None,
-        log_beside: unpacked.log_beside,
-    };
+    let options = Options { log_beside: unpacked.log_beside, ..Options::default() };
     let audit = audit(&mut snapshot, Rules::new(servers)?, &options)?;
 
     for row in &audit.summary.coverage {

@@ -135,14 +135,11 @@ impl Distinct {
 }
 
 fn same(known: &OwnedDekRequest, request: &DekRequest<'_>) -> bool {
-    let annotations = |(known, request): (&(String, Vec<u8>), &(&str, &[u8]))| {
-        known.0 == request.0 && known.1.as_slice() == request.1
-    };
+    let owned = known.annotations.iter().map(|(key, value)| (key.as_str(), value.as_slice()));
     known.encrypted_dek == request.encrypted_dek
         && known.key_id == request.key_id
         && known.provider == request.provider
         && known.version == request.version
         && known.source == request.source
-        && known.annotations.len() == request.annotations.len()
-        && known.annotations.iter().zip(request.annotations.iter()).all(annotations)
+        && owned.eq(request.annotations.iter().copied())
 }

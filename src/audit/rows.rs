@@ -57,6 +57,11 @@ pub struct RawRow<'r> {
 }
 
 impl<'r> RawRow<'r> {
+    /// By key, then by place; what has no place comes by revision.
+    fn order(&self) -> (&'r [u8], Place, i64) {
+        (self.key, self.place, self.mod_revision)
+    }
+
     fn encode(&self, out: &mut Vec<u8>) {
         let detail = self.detail.as_bytes();
         let detail = detail.get(..MAX_DETAIL_BYTES).unwrap_or(detail);
@@ -222,7 +227,7 @@ impl<'s> RowSink<'s> {
         order.extend(self.offsets.iter().filter_map(|offset| Some((sort_word(row(*offset)?.0.key, shared), *offset))));
         order.sort_unstable_by(|(word, offset), (other_word, other)| {
             let rest = || {
-                let of = |offset| row(offset).map(|(row, _)| (row.key, row.place));
+                let of = |offset| row(offset).map(|(row, _)| row.order());
                 of(*offset).cmp(&of(*other))
             };
             word.cmp(other_word).then_with(rest)
@@ -338,8 +343,8 @@ impl Head {
         Ok(true)
     }
 
-    fn order(&self) -> Option<(&[u8], Place)> {
-        self.row().map(|(row, _)| (row.key, row.place))
+    fn order(&self) -> Option<(&[u8], Place, i64)> {
+        self.row().map(|(row, _)| row.order())
     }
 }
 

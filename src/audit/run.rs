@@ -62,6 +62,22 @@ pub struct Options<'o> {
     pub log_beside: bool,
 }
 
+/// Everything, hashed, with as many threads as there are processors; no rows, and nobody is told how far it is.
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Self {
+            pass: PassOptions { digest: true, threads: 0, progress: &|_| () },
+            revision: None,
+            roots: None,
+            namespaces: Vec::new(),
+            selection: Selection::default(),
+            rows: RowsWanted::None,
+            deks: Deks::default(),
+            log_beside: false,
+        }
+    }
+}
+
 /// Everything that is known after an audit.
 pub struct Audit {
     /// What adds up.

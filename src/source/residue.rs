@@ -219,7 +219,7 @@ mod tests {
         for cut in 0..whole.len() {
             let mut found = Found::default();
             let mut bytes = whole[..cut].to_vec();
-            bytes.extend(b"something else");
+            bytes.extend([b'x'; 64]);
             carve(&bytes, 0, &mut found);
             assert_eq!(found.0, [], "cut at {cut}");
         }

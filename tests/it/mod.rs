@@ -2,13 +2,18 @@
 
 mod check;
 mod cli;
+mod damage;
 mod etcdutl;
 mod fixtures;
 mod layers;
 mod output;
+#[cfg(feature = "kms")]
+mod plugins;
 mod program;
 mod selection;
 mod servers;
 mod snapshots;
+#[cfg(feature = "kms")]
+mod stand_in;
 mod unsteady;
 mod walk;
