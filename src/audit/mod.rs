@@ -10,6 +10,7 @@ pub mod class;
 pub mod classify;
 pub mod deks;
 pub mod finding;
+pub mod fit;
 pub mod gate;
 pub mod residue;
 pub mod row;

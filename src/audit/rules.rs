@@ -125,6 +125,19 @@ impl Rules {
         self.chain(key.chain)?.label(key.provider as usize, key.key as usize)
     }
 
+    /// Every key of every chain, KMS providers and identity included.
+    pub fn keys(&self) -> Vec<KeyRef> {
+        let mut keys = Vec::new();
+        for (number, specs) in self.servers.chains().iter().enumerate() {
+            let chain = ChainRef::of(ChainId(number));
+            for (provider, spec) in (0..).zip(specs) {
+                let count = static_keys(spec).len().max(1);
+                keys.extend((0..count as u32).map(|key| KeyRef { chain, provider, key }));
+            }
+        }
+        keys
+    }
+
     /// The key itself, of a static-key provider.
     pub fn named_key(&self, key: KeyRef) -> Option<&NamedKey> {
         let specs = self.servers.chains().get(key.chain.index().checked_sub(1)?)?;

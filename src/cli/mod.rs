@@ -8,6 +8,7 @@ mod check;
 mod completion;
 mod config;
 mod exit;
+mod fit;
 mod hint;
 mod keys;
 #[cfg(feature = "kms")]
@@ -54,6 +55,7 @@ Examples:
 enum Command {
     Audit(Box<audit::Args>),
     Keys(keys::Args),
+    Fit(fit::Args),
     Check(check::Args),
     #[command(subcommand)]
     Config(config::Command),
@@ -76,6 +78,7 @@ pub fn main() -> ExitCode {
     let outcome = match &cli.command {
         Command::Audit(args) => audit::run(args, &cli.global),
         Command::Keys(args) => keys::run(args, &cli.global),
+        Command::Fit(args) => fit::run(args, &cli.global),
         Command::Check(args) => check::run(args, &cli.global),
         Command::Config(command) => config::run(command, &cli.global),
         Command::Completion(args) => completion::run(args),

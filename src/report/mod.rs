@@ -6,6 +6,7 @@
 pub mod check;
 pub mod config;
 pub mod csv;
+pub mod fit;
 pub mod json;
 pub mod jsonl;
 pub mod keys;

@@ -1,0 +1,74 @@
+//! `atrest fit`: which of these configurations belongs to this backup?
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+
+use crate::audit::fit::{MAX_CONFIGURATIONS, fit};
+use crate::kube::key::Roots;
+use crate::report;
+use crate::source::snapshot::PassOptions;
+
+use super::Failure;
+use super::args::{ConfigArgs, GlobalArgs, SourceArgs, paint};
+use super::exit::Exit;
+use super::output::print;
+use super::progress::Progress;
+use super::source::{OpenSource, open};
+
+/// Which of these configurations belongs to this backup?
+///
+/// Tries each configuration by itself on every API object: how many it reads, which of its keys open nothing, which keys
+/// are missing from all of them, and the smallest combination that reads the most.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(flatten)]
+    source: SourceArgs,
+    /// The configurations to try
+    #[arg(value_name = "CONFIG", required = true)]
+    config: Vec<PathBuf>,
+    /// The form of the answer
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    /// Where the API server keeps its objects, as in its own --etcd-prefix; found by itself where it is not given
+    #[arg(long, value_name = "PREFIX")]
+    etcd_prefix: Vec<String>,
+}
+
+const EXAMPLES: &str = "\
+Exit codes: 0 one configuration reads every object, 1 none does, 3 the input cannot be read.
+
+Example:
+  atrest fit snapshot.db /backup/*/encryption-config.yaml";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For a person
+    Table,
+    /// For a program
+    Json,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
+    if args.config.len() > MAX_CONFIGURATIONS {
+        let message = format!("{} configurations are more than can be compared at once", args.config.len());
+        return Err(Failure::usage(message).hint(format!("give {MAX_CONFIGURATIONS} at most")));
+    }
+    let alone = |path: &PathBuf| super::audit::rules(&ConfigArgs { config: vec![path.clone()] });
+    let rules: Vec<_> = args.config.iter().map(alone).collect::<Result<_, _>>()?;
+    let paths: Vec<_> = args.config.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+    let OpenSource { mut snapshot, facts, .. } = open(&args.source, global)?;
+    let progress = Progress::bytes(global, "trying", 2 * snapshot.pages().file_bytes());
+    let pass = PassOptions { digest: false, threads: 0, progress: &|bytes| progress.add(bytes) };
+    let roots = (!args.etcd_prefix.is_empty()).then(|| Roots::given(&args.etcd_prefix));
+    let outcome = fit(&mut snapshot, &rules, pass, roots);
+    let fit = outcome.map_err(|error| Failure::from(error).about(&facts.path))?;
+    drop(progress);
+    let exit = if fit.one_reads_all() { Exit::Done } else { Exit::Findings };
+    print(exit, |out| match args.output {
+        Output::Json => report::fit::json(out, &fit, &paths, &facts),
+        Output::Table => report::fit::text(out, &fit, &paths, &facts, paint()),
+    })
+}
