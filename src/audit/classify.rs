@@ -144,7 +144,7 @@ pub fn judge<'v>(
     let mut verdict = Verdict::unjudged(&form, address, value);
     match guard {
         Guard::Chain(chain) => verdict.open(Judging { rules, deks, address, key, value, chain }, &form, scratch),
-        Guard::Unsettled | Guard::Nobody => verdict.leave_closed(rules, &form),
+        Guard::Unsettled | Guard::Nobody => verdict.leave_closed(rules, address, &form, value),
     }
     verdict.findings_by_state(rules);
     verdict
@@ -248,8 +248,13 @@ impl<'v> Verdict<'v> {
     }
 
     /// Nobody can say whether it opens.
-    fn leave_closed(&mut self, rules: &Rules, form: &Form<'_>) {
-        if rules.given() && matches!(form, Form::Sealed(_)) {
+    ///
+    /// A stored object at a key that is none lies below a root that was not found; in plaintext it would pass for somebody
+    /// else's business.
+    fn leave_closed(&mut self, rules: &Rules, address: &Address<'_>, form: &Form<'_>, value: &[u8]) {
+        let is_stored = || payload::sniff(value) == Some(Encoding::Protobuf);
+        let lost = *address == Address::Foreign && self.state == State::Plaintext && is_stored();
+        if rules.given() && (matches!(form, Form::Sealed(_)) || lost) {
             self.findings.insert(ValueFinding::UnverifiedUncovered);
             self.reason = Some(Reason::Uncovered);
         }

@@ -30,10 +30,49 @@ impl AddAssign for Count {
     }
 }
 
+/// Counts by class. Most stores have few classes, whose numbers are low.
+#[derive(Debug, Default)]
+struct Counts {
+    low: Vec<Count>,
+    high: HashMap<u32, Count>,
+}
+
+/// Classes below this number are counted in a list.
+const LOW_CLASSES: usize = 4096;
+
+impl Counts {
+    fn of(&mut self, class: u32) -> &mut Count {
+        let index = class as usize;
+        if index >= LOW_CLASSES {
+            return self.high.entry(class).or_default();
+        }
+        if index >= self.low.len() {
+            self.low.resize(index + 1, Count::default());
+        }
+        &mut self.low[index]
+    }
+
+    fn get(&self, class: u32) -> Count {
+        let low = self.low.get(class as usize);
+        low.or_else(|| self.high.get(&class)).copied().unwrap_or_default()
+    }
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        for (class, count) in (0..).zip(other.low).filter(|(_, count)| *count != Count::default()) {
+            *self.of(class) += count;
+        }
+        for (class, count) in other.high {
+            *self.of(class) += count;
+        }
+    }
+}
+
 /// Settled records, added up in any order.
 #[derive(Debug, Default)]
 pub struct Tally {
-    counts: HashMap<u32, Count>,
+    counts: Counts,
     deleted: u64,
     /// Keys with at least one older revision, or residue of one, of which this is to be said.
     other_keys: HashMap<ValueFinding, u64>,
@@ -51,7 +90,7 @@ impl Tally {
             _ => (None, records),
         };
         if let Some(newest) = newest {
-            self.counts.entry(newest.tag()).or_default().entries += 1;
+            self.counts.of(newest.tag()).entries += 1;
             if table.get(newest.tag()).is_some_and(|class| !class.findings.is_empty()) {
                 self.flagged.push(newest.mark());
             }
@@ -63,7 +102,7 @@ impl Tally {
                 self.deleted += 1;
                 continue;
             }
-            self.counts.entry(record.tag()).or_default().history += 1;
+            self.counts.of(record.tag()).history += 1;
             let findings = table.get(record.tag()).map(|class| class.history_findings).unwrap_or_default();
             if !findings.is_empty() {
                 findings.iter().for_each(|finding| noticed.insert(finding));
@@ -78,7 +117,7 @@ impl Tally {
     pub fn add_residue(&mut self, table: &Table, classes: impl Iterator<Item = u32>) {
         let mut noticed = FindingSet::default();
         for class in classes {
-            self.counts.entry(class).or_default().residue += 1;
+            self.counts.of(class).residue += 1;
             let findings = table.get(class).map(|class| class.history_findings).unwrap_or_default();
             findings.iter().for_each(|finding| noticed.insert(finding.of_residue()));
         }
@@ -97,9 +136,7 @@ impl Tally {
 
 impl AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
-        for (class, count) in other.counts {
-            *self.counts.entry(class).or_default() += count;
-        }
+        self.counts += other.counts;
         self.deleted += other.deleted;
         for (finding, keys) in other.other_keys {
             *self.other_keys.entry(finding).or_default() += keys;
@@ -245,6 +282,8 @@ pub struct Summary {
     pub findings: Vec<FindingRow>,
     /// The answer.
     pub answer: Answer,
+    /// No API object was found, or selected, at all.
+    pub nothing_judged: bool,
 }
 
 impl Summary {
@@ -282,18 +321,23 @@ pub fn summarise(mut parts: Parts<'_>) -> Summary {
         class.kind.is_some() && class.readable == Told::Unknown && count.entries + count.history > 0
     });
     let serious = findings.iter().any(|row| row.finding.severity() > Severity::Note);
+    // Where nothing is an API object, or nothing was selected, nothing was judged: a wrong prefix or name, most likely.
+    let nothing = !parts.counted().any(|(class, count)| {
+        let is_object = parts.table.scope_of(class).is_some_and(|scope| !scope.resource.is_empty());
+        is_object && count != Count::default()
+    });
     let answer = match parts.rules.given() {
         false => Answer::Unjudged,
-        true if parts.gaps || unknown => Answer::Incomplete,
+        true if parts.gaps || unknown || nothing => Answer::Incomplete,
         true if serious => Answer::Findings,
         true => Answer::Clean,
     };
-    Summary { totals, coverage: coverage(&parts), keys: keys(&parts), findings, answer }
+    Summary { totals, coverage: coverage(&parts), keys: keys(&parts), findings, answer, nothing_judged: nothing }
 }
 
 impl Parts<'_> {
     fn counted(&self) -> impl Iterator<Item = (&Class, Count)> {
-        self.table.iter().map(|(number, class)| (class, self.tally.counts.get(&number).copied().unwrap_or_default()))
+        self.table.iter().map(|(number, class)| (class, self.tally.counts.get(number)))
     }
 
     /// The name that a class's values bear: the opener's, else their own.
@@ -305,7 +349,7 @@ impl Parts<'_> {
 fn totals(table: &Table, tally: &Tally) -> Totals {
     let mut totals = Totals { deleted: tally.deleted, ..Totals::default() };
     for (number, class) in table.iter() {
-        let count = tally.counts.get(&number).copied().unwrap_or_default();
+        let count = tally.counts.get(number);
         totals.entries += count.entries;
         totals.history += count.history;
         totals.residue += count.residue;
@@ -366,7 +410,7 @@ struct KeyTally {
 fn keys(parts: &Parts<'_>) -> Vec<KeyRow> {
     let mut rows: BTreeMap<KeyId, KeyTally> = BTreeMap::new();
     for (number, class) in parts.table.iter() {
-        let count = parts.tally.counts.get(&number).copied().unwrap_or_default();
+        let count = parts.tally.counts.get(number);
         let Some(kind) = class.kind.filter(|_| count != Count::default()) else { continue };
         let secret = class.opened_by.and_then(|key| parts.rules.named_key(key)).map(|key| key.secret.fingerprint());
         let id = KeyId {

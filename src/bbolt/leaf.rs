@@ -26,6 +26,10 @@ pub fn pairs<'p>(
     faults: &mut Faults,
     mut visit: impl FnMut(usize, LeafElement<'p>),
 ) {
+    // Keys ascend, so where the last one lies below the upper bound all do, and comparing each would be for nothing.
+    let last = elements.len().checked_sub(1).and_then(|last| elements.leaf(last).ok());
+    let below = bounds.upper.is_none_or(|upper| last.is_some_and(|last| last.key < upper));
+    let bounds = if below { Bounds { upper: None, ..bounds } } else { bounds };
     let mut previous: Option<&[u8]> = None;
     let mut packing = elements.packing();
     let mut wrong = 0;

@@ -142,7 +142,7 @@ fn plan(args: &KmsArgs, rules: &Rules, requests: &[Requests], plugins: &[Plugins
 fn providers(text: &mut String, plan: &Plan, plugins: &Plugins, concurrency: usize) {
     for provider in &plan.providers {
         let same = |greeting: &&Greeting| greeting.provider == provider.name && greeting.version == provider.version;
-        let state = match plugins.greetings().find(same).map(|greeting| &greeting.outcome) {
+        let state = match plugins.greetings().find(&same).map(|greeting| &greeting.outcome) {
             Some(Ok(health)) => {
                 let estimate = provider.estimate(health.latency, concurrency);
                 let current =
@@ -152,7 +152,9 @@ fn providers(text: &mut String, plan: &Plan, plugins: &Plugins, concurrency: usi
             Some(Err(unwell)) => format!("not well: {}", harmless(&unwell.to_string())),
             None => "not greeted".to_owned(),
         };
-        let address = provider.address.as_ref().map_or(String::new(), |address| format!(" at {address}"));
+        let greeting = plugins.greetings().find(same);
+        let address = greeting.map_or(provider.address.as_ref(), |greeting| greeting.address.as_ref());
+        let address = address.map_or(String::new(), |address| format!(" at {address}"));
         let version = match provider.version {
             KmsVersion::V1 => "v1",
             KmsVersion::V2 => "v2",

@@ -1,6 +1,6 @@
 //! The command line: what was typed, what it means, what is printed, and the exit code. Nothing else prints or exits.
 //!
-//! One command a file; [`args`] has what commands share.
+//! One command a file; `args` has what commands share.
 
 mod args;
 mod audit;

@@ -107,7 +107,8 @@ pub fn text(out: &mut dyn Write, report: &Report, facts: &SourceFacts, paint: Pa
     let listed = report.faults.iter().take(LISTED_FAULTS);
     for (index, fault) in listed.enumerate() {
         if index == 0 {
-            writeln!(out, "\n{}", paint.bold(&format!("{} faults", grouped(report.fault_count))))?;
+            let noun = if report.fault_count == 1 { "fault" } else { "faults" };
+            writeln!(out, "\n{}", paint.bold(&format!("{} {noun}", grouped(report.fault_count))))?;
         }
         writeln!(out, "{}: {fault}", fault.kind.word())?;
     }

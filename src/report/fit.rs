@@ -144,7 +144,8 @@ pub fn text(out: &mut dyn Write, fit: &Fit, paths: &[String], facts: &SourceFact
         if index == 0 {
             writeln!(out, "\nNone of them opens what is on:")?;
         }
-        writeln!(out, "  {provider}/{}: {} records", harmless(key), grouped(*records))?;
+        let noun = if *records == 1 { "record" } else { "records" };
+        writeln!(out, "  {provider}/{}: {} {noun}", harmless(key), grouped(*records))?;
     }
     Ok(())
 }

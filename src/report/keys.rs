@@ -82,7 +82,9 @@ pub fn text(out: &mut dyn Write, audit: &Audit, facts: &SourceFacts, gates: &Gat
 fn overview(out: &mut dyn Write, audit: &Audit, paint: Paint) -> io::Result<()> {
     let names = |rows: Vec<&KeyRow>| {
         let name = |row: &KeyRow| format!("{}/{}", row.id.provider, harmless(&row.id.key_name));
-        rows.into_iter().map(name).collect::<Vec<_>>().join(", ")
+        let mut names: Vec<_> = rows.into_iter().map(name).collect();
+        names.dedup();
+        names.join(", ")
     };
     let can_go: Vec<_> = droppable(audit).collect();
     if !can_go.is_empty() {

@@ -89,6 +89,9 @@ fn mark(worst: Option<Severity>) -> &'static str {
 }
 
 fn in_short(summary: &Summary) -> String {
+    if summary.nothing_judged {
+        return "there is no API object, or none was selected; mind --etcd-prefix, namespace and names".to_owned();
+    }
     let totals = &summary.totals;
     let parts = [
         (totals.unreadable, "unreadable"),

@@ -115,7 +115,10 @@ impl<'p> Reader<'p> {
     ) -> Result<(), PayloadError> {
         let mut rest = message;
         while !rest.is_empty() {
-            let (next, field) = field(rest).map_err(|error| self.nom_fault(error))?;
+            let (next, field) = match short_field(rest) {
+                Some(short) => short,
+                None => field(rest).map_err(|error| self.nom_fault(error))?,
+            };
             take(field).map_err(|fault| self.fault_at(rest, fault))?;
             rest = next;
         }
@@ -161,6 +164,14 @@ fn first_time(seen: &mut bool) -> Result<(), &'static str> {
 
 fn text(bytes: &[u8]) -> Result<&str, &'static str> {
     std::str::from_utf8(bytes).map_err(|_| "no UTF-8")
+}
+
+/// A field as nearly all are: a tag of one byte, a length of one byte, and so many bytes. What is none goes to [`field`].
+#[inline]
+fn short_field(input: &[u8]) -> Option<(&[u8], Field<'_>)> {
+    let [tag @ 8..0x80, length @ ..0x80, body @ ..] = input else { return None };
+    let (bytes, rest) = body.split_at_checked(usize::from(*length)).filter(|_| tag & 7 == LENGTH_DELIMITED)?;
+    Some((rest, Field { number: u64::from(tag >> 3), wire: LENGTH_DELIMITED, bytes }))
 }
 
 /// A tag and what it announces.
