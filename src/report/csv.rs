@@ -15,19 +15,24 @@ pub fn write(out: &mut dyn Write, rows: RowStream, context: &Context, filter: &R
     let mut header = Vec::new();
     writer(&mut header).write_record(COLUMNS)?;
     out.write_all(&header)?;
-    render_rows(out, rows, context, filter, &|row, text| {
+    render_rows(out, rows, context, filter, &|rows, text| {
         let mut writer = writer(text);
-        for cell in cells(row) {
-            match cell {
-                Cell::Text(text) => writer.write_field(text.as_bytes())?,
-                Cell::Number(number) => writer.write_field(number.to_string())?,
+        for row in rows {
+            for cell in cells(&row) {
+                match cell {
+                    Cell::Text(text) => writer.write_field(text.as_bytes())?,
+                    Cell::Number(number) => writer.write_field(number.to_string())?,
+                }
             }
+            writer.write_record(None::<&[u8]>)?;
         }
-        writer.write_record(None::<&[u8]>)?;
         writer.flush()
     })
 }
 
+/// Bytes that the writer keeps before it appends them.
+const BUFFER_BYTES: usize = 8 << 10;
+
 fn writer(text: &mut Vec<u8>) -> Writer<&mut Vec<u8>> {
-    WriterBuilder::new().terminator(Terminator::Any(b'\n')).buffer_capacity(1024).from_writer(text)
+    WriterBuilder::new().terminator(Terminator::Any(b'\n')).buffer_capacity(BUFFER_BYTES).from_writer(text)
 }

@@ -12,9 +12,11 @@ use super::{RowFilter, render_rows};
 
 /// Writes all rows that pass the filter.
 pub fn write(out: &mut dyn Write, rows: RowStream, context: &Context, filter: &RowFilter<'_>) -> io::Result<()> {
-    render_rows(out, rows, context, filter, &|row, text| {
-        serde_json::to_writer(&mut *text, &Line(row))?;
-        text.push(b'\n');
+    render_rows(out, rows, context, filter, &|rows, text| {
+        for row in rows {
+            serde_json::to_writer(&mut *text, &Line(&row))?;
+            text.push(b'\n');
+        }
         Ok(())
     })
 }
