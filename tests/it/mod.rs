@@ -5,6 +5,7 @@ mod cli;
 mod damage;
 mod etcdutl;
 mod fixtures;
+mod keys;
 mod layers;
 mod output;
 #[cfg(feature = "kms")]

@@ -233,6 +233,11 @@ impl Server {
         output(self.etcdctl(&["compact", "--physical=true", &revision.to_string()]));
     }
 
+    /// Writes the database anew, without what is free in it.
+    pub fn defragment(&self) {
+        output(self.etcdctl(&["defrag"]));
+    }
+
     /// Saves a snapshot into the server's own directory, which lives as long as the server. A second one takes the
     /// place of the first.
     pub fn snapshot(&self) -> PathBuf {
