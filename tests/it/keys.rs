@@ -205,8 +205,17 @@ mod kms {
     use super::super::stand_in::{Plugin, honest};
     use super::*;
 
+    /// What was said of the fixture's values, and the calls that it took.
+    struct Asked {
+        /// Readable, stale and encoding, by key.
+        rows: BTreeMap<String, [String; 3]>,
+        code: i32,
+        v1_calls: u64,
+        v2_calls: u64,
+    }
+
     /// The fixture's values, with plugins that listen where the test says.
-    fn asked(key_id: &'static str) -> (BTreeMap<String, (String, String, String)>, i32, u64, u64) {
+    fn asked(key_id: &'static str) -> Asked {
         let v2 = Plugin::start(honest("v2", key_id));
         let v1 = Plugin::start(honest("v1beta1", "1"));
         let endpoints = [format!("cloud-kms={}", v2.endpoint()), format!("ack-kms={}", v1.endpoint())];
@@ -216,21 +225,21 @@ mod kms {
         let run = audit(&store, &[&config], &more);
         let row = |row: &super::super::program::Row| {
             let columns = ["readable", "stale", "encoding"].map(|column| cell(row, column).to_owned());
-            (cell(row, "key").to_owned(), columns.into())
+            (cell(row, "key").to_owned(), columns)
         };
         let rows = run.rows().iter().map(row).collect();
-        (rows, run.code, v1.calls("Decrypt"), v2.calls("Decrypt"))
+        Asked { rows, code: run.code, v1_calls: v1.calls("Decrypt"), v2_calls: v2.calls("Decrypt") }
     }
 
     #[test]
     fn values_open_through_their_plugins_and_are_stale_by_the_key_that_is_current_now() {
         for key_id in ["1", "2"] {
-            let (rows, code, v1_calls, v2_calls) = asked(key_id);
+            let Asked { rows, code, v1_calls, v2_calls } = asked(key_id);
             let mut compared = 0;
             for line in truth("kms") {
                 let Some(readable) = line[format!("readable_key{key_id}")].as_bool() else { continue };
                 let stale = line[format!("stale_key{key_id}")].as_bool().unwrap();
-                let (is_readable, is_stale, encoding) = &rows[line["key"].as_str().unwrap()];
+                let [is_readable, is_stale, encoding] = &rows[line["key"].as_str().unwrap()];
                 let word = |yes| if yes { "yes" } else { "no" };
                 assert_eq!((is_readable.as_str(), is_stale.as_str()), (word(readable), word(stale)), "{line}");
                 assert!(!readable || !encoding.is_empty(), "{line}");
