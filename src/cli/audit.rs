@@ -1,29 +1,20 @@
 //! `atrest audit`: every value of a store against the configurations that should open it.
 
-use std::path::Path;
-
 use clap::{ValueEnum, value_parser};
 
 use crate::audit::classify::{State, Told};
-#[cfg(not(feature = "kms"))]
-use crate::audit::deks::Deks;
 use crate::audit::row::{RecordKind, Row, RowStream};
-use crate::audit::rules::Rules;
-use crate::audit::run::{Audit, Options, RowsWanted, audit};
+use crate::audit::run::{Audit, RowsWanted};
 use crate::audit::summary::Answer;
-use crate::config::{self, ApiServers, Configuration};
-use crate::kube::key::Roots;
 use crate::kube::select::Selection;
 use crate::report;
 use crate::report::table::Width;
-use crate::source::snapshot::PassOptions;
 
-use super::args::{ConfigArgs, FailOn, GlobalArgs, SourceArgs, paint};
+use super::Failure;
+use super::args::{FailOn, GlobalArgs, paint};
 use super::exit::Exit;
+use super::judge::{JudgeArgs, Judged, judge};
 use super::output::print;
-use super::progress::Progress;
-use super::source::{OpenSource, open};
-use super::{Failure, hint};
 
 /// Classify and verify every value: findings, coverage, verdict
 ///
@@ -33,15 +24,10 @@ use super::{Failure, hint};
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     #[command(flatten)]
-    source: SourceArgs,
+    judge: JudgeArgs,
     /// Only these: RESOURCE[,RESOURCE] [NAME...] or RESOURCE/NAME..., named as for kubectl
     #[arg(value_name = "RESOURCE")]
     selection: Vec<String>,
-    #[command(flatten)]
-    config: ConfigArgs,
-    #[cfg(feature = "kms")]
-    #[command(flatten)]
-    kms: super::kms::KmsArgs,
     /// Only this namespace; may be repeated
     #[arg(long, short)]
     namespace: Vec<String>,
@@ -63,9 +49,6 @@ pub struct Args {
     /// Look at the store as it was at this revision
     #[arg(long, value_name = "REVISION", value_parser = value_parser!(i64).range(1..))]
     revision: Option<i64>,
-    /// Where the API server keeps its objects, as in its own --etcd-prefix; found by itself where it is not given
-    #[arg(long, value_name = "PREFIX")]
-    etcd_prefix: Vec<String>,
 }
 
 const EXAMPLES: &str = "\
@@ -131,40 +114,20 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
         return Err(Failure::usage("--only, --history and --residue are about rows").hint("add -o csv or -o jsonl"));
     }
     let selection = Selection::parse(&args.selection).map_err(|error| Failure::usage(error.to_string()))?;
-    let rules = rules(&args.config)?;
-    let OpenSource { mut snapshot, facts, log_beside } = open(&args.source, global)?;
-    let reads = if args.source.no_digest { 1 } else { 2 };
-    let progress = Progress::bytes(global, "auditing", reads * snapshot.pages().file_bytes());
-    let pass = PassOptions { digest: !args.source.no_digest, threads: 0, progress: &|bytes| progress.add(bytes) };
-    let roots = (!args.etcd_prefix.is_empty()).then(|| Roots::given(&args.etcd_prefix));
-    #[cfg(feature = "kms")]
-    let deks = {
-        use super::kms::{Prepared, prepare};
-        let silent = PassOptions { progress: &|_| (), ..pass };
-        match prepare(&args.kms, &rules, &mut snapshot, roots.clone(), silent, global)? {
-            Prepared::Plan(plan) => return print(Exit::Done, |out| out.write_all(plan.as_bytes())),
-            Prepared::Deks(deks) => deks,
-        }
-    };
-    #[cfg(not(feature = "kms"))]
-    let deks = Deks::default();
-    let options = Options {
-        pass,
-        revision: args.revision,
-        roots,
-        namespaces: args.namespace.clone(),
-        selection,
-        rows: match rows {
+    let judged = judge(&args.judge, global, "auditing", |options| {
+        options.revision = args.revision;
+        options.namespaces = args.namespace.clone();
+        options.selection = selection;
+        options.rows = match rows {
             false => RowsWanted::None,
             true if args.residue => RowsWanted::Residue,
             true => RowsWanted::Tree,
-        },
-        deks,
-        log_beside,
+        };
+    })?;
+    let (mut audit, facts) = match judged {
+        Judged::Audited(audit, facts) => (audit, facts),
+        Judged::Plan(plan) => return print(Exit::Done, |out| out.write_all(plan.as_bytes())),
     };
-    let outcome = audit(&mut snapshot, rules, &options);
-    let mut audit = outcome.map_err(|error| hint::Failure::from(error).about(&facts.path))?;
-    drop(progress);
     let exit = exit(&audit, args.fail_on);
     let scope = scope(args);
     let scope = scope.as_deref();
@@ -203,26 +166,4 @@ fn scope(args: &Args) -> Option<String> {
         parts.push(format!("namespace {}", args.namespace.join(", ")));
     }
     (!parts.is_empty()).then(|| parts.join(" in "))
-}
-
-/// Loads the configurations and prepares their chains.
-pub(super) fn rules(args: &ConfigArgs) -> Result<Rules, Failure> {
-    let mut files = Vec::new();
-    for path in &args.config {
-        files.push((path.to_string_lossy().into_owned(), load(path)?));
-    }
-    let servers = ApiServers::new(files)?;
-    Rules::new(servers).map_err(|error| Failure::input(error.to_string()))
-}
-
-fn load(path: &Path) -> Result<Configuration, Failure> {
-    let name = path.to_string_lossy();
-    let contents = config::read_file(path).map_err(|error| Failure::input(error.to_string()).about(&name))?;
-    let loaded = config::load(&contents.bytes);
-    let mut configuration = loaded.map_err(|error| {
-        let failure = Failure::input(crate::report::text::harmless(&error.to_string()).into_owned()).about(&name);
-        failure.hint("`atrest config check` lists every complaint with its line")
-    })?;
-    configuration.lints.extend(contents.lints);
-    Ok(configuration)
 }

@@ -56,7 +56,7 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
         let message = format!("{} configurations are more than can be compared at once", args.config.len());
         return Err(Failure::usage(message).hint(format!("give {MAX_CONFIGURATIONS} at most")));
     }
-    let alone = |path: &PathBuf| super::audit::rules(&ConfigArgs { config: vec![path.clone()] });
+    let alone = |path: &PathBuf| super::judge::rules(&ConfigArgs { config: vec![path.clone()] });
     let rules: Vec<_> = args.config.iter().map(alone).collect::<Result<_, _>>()?;
     let paths: Vec<_> = args.config.iter().map(|path| path.to_string_lossy().into_owned()).collect();
     let OpenSource { mut snapshot, facts, .. } = open(&args.source, global)?;

@@ -6,19 +6,15 @@ use clap::ValueEnum;
 
 use crate::audit::gate::{Including, Wanted, needs, passages, read_whole};
 use crate::audit::row::{Row, RowStream};
-use crate::audit::run::{Audit, Context, Options, RowsWanted, audit};
-use crate::kube::key::Roots;
-use crate::kube::select::Selection;
+use crate::audit::run::{Audit, Context, RowsWanted};
 use crate::report;
 use crate::report::keys::{Gates, NAMED_STRAGGLERS, straggler};
-use crate::source::snapshot::PassOptions;
 
 use super::Failure;
-use super::args::{ConfigArgs, GlobalArgs, SourceArgs, paint};
+use super::args::{GlobalArgs, paint};
 use super::exit::Exit;
+use super::judge::{JudgeArgs, Judged, judge};
 use super::output::print;
-use super::progress::Progress;
-use super::source::{OpenSource, open};
 
 /// For each key: entries, history, residue; can it go?
 ///
@@ -28,12 +24,7 @@ use super::source::{OpenSource, open};
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     #[command(flatten)]
-    source: SourceArgs,
-    #[command(flatten)]
-    config: ConfigArgs,
-    #[cfg(feature = "kms")]
-    #[command(flatten)]
-    kms: super::kms::KmsArgs,
+    judge: JudgeArgs,
     /// Exit 1 if anything needs this key: a key's name, provider/name, or a KMS key id; may be repeated
     #[arg(long, value_name = "NAME")]
     require_unused: Vec<String>,
@@ -46,9 +37,6 @@ pub struct Args {
     /// The form of the answer; csv lists every value that needs a key of --require-unused, as `audit -o csv` does
     #[arg(long, short, value_enum, default_value_t = Output::Table)]
     output: Output,
-    /// Where the API server keeps its objects, as in its own --etcd-prefix; found by itself where it is not given
-    #[arg(long, value_name = "PREFIX")]
-    etcd_prefix: Vec<String>,
 }
 
 const EXAMPLES: &str = "\
@@ -88,37 +76,13 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
             Failure::usage("-o csv lists the values that need a key").hint("name the key with --require-unused")
         );
     }
-    let rules = super::audit::rules(&args.config)?;
-    let OpenSource { mut snapshot, facts, log_beside } = open(&args.source, global)?;
-    let reads = if args.source.no_digest { 1 } else { 2 };
-    let progress = Progress::bytes(global, "reading", reads * snapshot.pages().file_bytes());
-    let pass = PassOptions { digest: !args.source.no_digest, threads: 0, progress: &|bytes| progress.add(bytes) };
-    let roots = (!args.etcd_prefix.is_empty()).then(|| Roots::given(&args.etcd_prefix));
-    #[cfg(feature = "kms")]
-    let deks = {
-        use super::kms::{Prepared, prepare};
-        let silent = PassOptions { progress: &|_| (), ..pass };
-        match prepare(&args.kms, &rules, &mut snapshot, roots.clone(), silent, global)? {
-            Prepared::Plan(plan) => return print(Exit::Done, |out| out.write_all(plan.as_bytes())),
-            Prepared::Deks(deks) => deks,
-        }
+    let judged = judge(&args.judge, global, "reading", |options| {
+        options.rows = if args.require_unused.is_empty() { RowsWanted::None } else { RowsWanted::Residue };
+    })?;
+    let (mut audit, facts) = match judged {
+        Judged::Audited(audit, facts) => (audit, facts),
+        Judged::Plan(plan) => return print(Exit::Done, |out| out.write_all(plan.as_bytes())),
     };
-    #[cfg(not(feature = "kms"))]
-    let deks = crate::audit::deks::Deks::default();
-    let rows = if args.require_unused.is_empty() { RowsWanted::None } else { RowsWanted::Residue };
-    let options = Options {
-        pass,
-        revision: None,
-        roots,
-        namespaces: Vec::new(),
-        selection: Selection::default(),
-        rows,
-        deks,
-        log_beside,
-    };
-    let outcome = audit(&mut snapshot, rules, &options);
-    let mut audit = outcome.map_err(|error| Failure::from(error).about(&facts.path))?;
-    drop(progress);
     answer(args, &mut audit, &facts)
 }
 

@@ -59,13 +59,13 @@ pub fn prepare(
     rules: &Rules,
     snapshot: &mut Snapshot,
     roots: Option<Roots>,
-    pass: PassOptions<'_>,
     global: &GlobalArgs,
 ) -> Result<Prepared, Failure> {
     if args.kms == Kms::Off {
         return Ok(Prepared::Deks(Deks::default()));
     }
     let endpoints = endpoints(args, rules)?;
+    let pass = PassOptions { digest: false, threads: 0, progress: &|_| () };
     let requests = collect(snapshot, rules, roots, pass)?;
     let no_runtime = |error| Failure::input(format!("the KMS plugins cannot be asked: {error}"));
     let mut plugins = Vec::new();

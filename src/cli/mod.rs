@@ -10,6 +10,7 @@ mod config;
 mod exit;
 mod fit;
 mod hint;
+mod judge;
 mod keys;
 #[cfg(feature = "kms")]
 mod kms;

@@ -1,0 +1,93 @@
+//! From arguments to an audited store: what every command does that opens values.
+
+use std::path::Path;
+
+use clap::Args;
+
+#[cfg(not(feature = "kms"))]
+use crate::audit::deks::Deks;
+use crate::audit::rules::Rules;
+use crate::audit::run::{Audit, Options, audit};
+use crate::config::{self, ApiServers, Configuration};
+use crate::kube::key::Roots;
+use crate::report::json::SourceFacts;
+use crate::source::snapshot::PassOptions;
+
+use super::Failure;
+use super::args::{ConfigArgs, GlobalArgs, SourceArgs};
+use super::progress::Progress;
+use super::source::{OpenSource, open};
+
+/// A store, and what it is judged by.
+#[derive(Debug, Args)]
+pub struct JudgeArgs {
+    #[command(flatten)]
+    pub source: SourceArgs,
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    #[cfg(feature = "kms")]
+    #[command(flatten)]
+    pub kms: super::kms::KmsArgs,
+    /// Where the API server keeps its objects, as in its own --etcd-prefix; found by itself where it is not given
+    #[arg(long, value_name = "PREFIX")]
+    pub etcd_prefix: Vec<String>,
+}
+
+/// What came of it.
+pub enum Judged {
+    /// The audit, and what reports say of the file.
+    Audited(Box<Audit>, SourceFacts),
+    /// Only the plan of asking KMS plugins was wanted; this is it.
+    #[cfg_attr(not(feature = "kms"), expect(dead_code, reason = "nothing is planned without plugins to ask"))]
+    Plan(String),
+}
+
+/// Opens the store and audits it. `shape` says what of it is wanted.
+pub fn judge(
+    args: &JudgeArgs,
+    global: &GlobalArgs,
+    message: &'static str,
+    shape: impl FnOnce(&mut Options<'_>),
+) -> Result<Judged, Failure> {
+    let rules = rules(&args.config)?;
+    let OpenSource { mut snapshot, facts, log_beside } = open(&args.source, global)?;
+    let roots = (!args.etcd_prefix.is_empty()).then(|| Roots::given(&args.etcd_prefix));
+    #[cfg(feature = "kms")]
+    let deks = match super::kms::prepare(&args.kms, &rules, &mut snapshot, roots.clone(), global)? {
+        super::kms::Prepared::Plan(plan) => return Ok(Judged::Plan(plan)),
+        super::kms::Prepared::Deks(deks) => deks,
+    };
+    #[cfg(not(feature = "kms"))]
+    let deks = Deks::default();
+    let digest = !args.source.no_digest;
+    let reads = if digest { 2 } else { 1 };
+    let progress = Progress::bytes(global, message, reads * snapshot.pages().file_bytes());
+    let pass = PassOptions { digest, threads: 0, progress: &|bytes| progress.add(bytes) };
+    let mut options = Options { pass, roots, deks, log_beside, ..Options::default() };
+    shape(&mut options);
+    let outcome = audit(&mut snapshot, rules, &options);
+    let audit = outcome.map_err(|error| Failure::from(error).about(&facts.path))?;
+    Ok(Judged::Audited(Box::new(audit), facts))
+}
+
+/// Loads the configurations and prepares their chains.
+pub fn rules(args: &ConfigArgs) -> Result<Rules, Failure> {
+    let mut files = Vec::new();
+    for path in &args.config {
+        files.push((path.to_string_lossy().into_owned(), load(path)?));
+    }
+    let servers = ApiServers::new(files)?;
+    Rules::new(servers).map_err(|error| Failure::input(error.to_string()))
+}
+
+fn load(path: &Path) -> Result<Configuration, Failure> {
+    let name = path.to_string_lossy();
+    let contents = config::read_file(path).map_err(|error| Failure::input(error.to_string()).about(&name))?;
+    let loaded = config::load(&contents.bytes);
+    let mut configuration = loaded.map_err(|error| {
+        let failure = Failure::input(crate::report::text::harmless(&error.to_string()).into_owned()).about(&name);
+        failure.hint("`atrest config check` lists every complaint with its line")
+    })?;
+    configuration.lints.extend(contents.lints);
+    Ok(configuration)
+}
