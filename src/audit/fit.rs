@@ -13,9 +13,9 @@ use crate::source::scan::Visitor;
 use crate::source::snapshot::{PassOptions, Snapshot};
 use crate::source::trace::{Trace, TraceKey, Traces, settle};
 
-use super::classify::{Told, Verdict, judge};
+use super::classify::{Reason, State, Told, Verdict, judge};
 use super::deks::Deks;
-use super::rules::{KeyRef, Rules};
+use super::rules::{Guard, KeyRef, Rules};
 use super::run::AuditError;
 use super::survey;
 
@@ -26,6 +26,10 @@ pub const MAX_CONFIGURATIONS: usize = 16;
 const JUDGED: u32 = 1 << 17;
 /// Marks values that wait for a KMS plugin.
 const WAITS: u32 = 1 << 16;
+/// Marks values of an API server that no configuration speaks for.
+const UNCOVERED: u32 = 1 << 18;
+/// Marks values that begin with a provider's prefix.
+const ENCRYPTED: u32 = 1 << 19;
 
 /// Missing keys beyond so many are not told apart.
 const MAX_MISSING: usize = 10_000;
@@ -37,17 +41,23 @@ pub struct Fit {
     pub entries: u64,
     /// Older revisions of such.
     pub history: u64,
+    /// Entries that begin with a provider's prefix. Plaintext opens with nearly any configuration and proves nothing of it.
+    pub encrypted: u64,
     /// Entries that wait for a KMS plugin and that no configuration reads without.
     pub waiting: u64,
+    /// Entries of an API server, encrypted or not, that none of the configurations speaks for.
+    pub uncovered: u64,
     /// For each configuration, in the order given, what it reads.
     pub configurations: Vec<Reads>,
-    /// Provider and key name of the records that nothing reads, with their number.
-    pub missing_keys: Vec<((&'static str, String), u64)>,
+    /// The keys that values name which nothing reads.
+    pub missing_keys: Vec<MissingKey>,
     /// The smallest set of configurations, by their places, that reads as many entries as all of them together; of several
     /// such sets the one that was given first. Empty where nothing reads anything.
     pub best: Vec<usize>,
     /// Entries that the best set reads.
     pub best_reads: u64,
+    /// Encrypted ones among them.
+    pub best_reads_encrypted: u64,
     /// Whether every record of the store was read.
     pub whole: bool,
 }
@@ -57,32 +67,53 @@ pub struct Fit {
 pub struct Reads {
     /// Entries.
     pub entries: u64,
+    /// Encrypted ones among them.
+    pub encrypted: u64,
     /// Older revisions.
     pub history: u64,
-    /// Keys of the configuration that no record opens by, as `provider/name`.
+    /// Keys of the configuration that no record opens by, as `provider/name`. KMS providers are not among them: their
+    /// plugins are not asked, so nobody knows.
     pub unused_keys: Vec<String>,
 }
 
+/// A key that values name which nothing reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MissingKey {
+    /// `aescbc`, `aesgcm`, `secretbox` or `kms`.
+    pub provider: &'static str,
+    /// The key's name; the KMS provider's.
+    pub key_name: String,
+    /// Whether a configuration has a key of this name. Then its secret is another one, the values are damaged, or the
+    /// configuration does not have it for their resource.
+    pub configured: bool,
+    /// Entries and older revisions that name it.
+    pub records: u64,
+}
+
 impl Fit {
-    /// Whether one configuration reads everything.
+    /// Whether one configuration reads everything. Where there is nothing to read, nothing is proved.
     pub fn one_reads_all(&self) -> bool {
-        self.whole && self.configurations.iter().any(|reads| reads.entries == self.entries)
+        let all = |reads: &Reads| reads.entries == self.entries;
+        self.whole && self.entries > 0 && self.configurations.iter().any(all)
     }
 }
 
-/// Tries each configuration, given as the rules of one file each, on every value.
+/// Tries each configuration, given as the rules of one file each, on every value. Those beyond [`MAX_CONFIGURATIONS`] are
+/// passed over.
 pub fn fit(
     snapshot: &mut Snapshot,
     rules: &[Rules],
     pass: PassOptions<'_>,
     roots: Option<Roots>,
 ) -> Result<Fit, AuditError> {
+    let rules = rules.get(..MAX_CONFIGURATIONS).unwrap_or(rules);
+    let known = configured_keys(rules);
     let roots = Arc::new(match roots {
         Some(roots) => roots,
         None => survey::roots(snapshot, pass)?,
     });
     let key = TraceKey::random()?;
-    let tries = |_: &()| Tries::new(rules, roots.clone(), key);
+    let tries = |_: &()| Tries::new(rules, &known, roots.clone(), key);
     let pass = snapshot.pass(pass, |_, _| (), tries)?;
     let whole = pass.faults.is_empty() && !pass.unsteady;
     let (mut traces, mut used, mut missing) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
@@ -99,18 +130,26 @@ pub fn fit(
     };
     let reads = |(place, rules): (usize, &Rules)| Reads {
         entries: sum(|count| count.0, &|mask| mask & 1 << place != 0),
+        encrypted: sum(|count| count.0, &|mask| mask & 1 << place != 0 && mask & ENCRYPTED != 0),
         history: sum(|count| count.1, &|mask| mask & 1 << place != 0),
         unused_keys: unused(place, rules, &used),
     };
-    let all_bits = (1 << rules.len().min(MAX_CONFIGURATIONS)) - 1;
+    let all_bits = (1 << rules.len()) - 1;
+    let missing = missing.into_iter().map(|((provider, key_name), records)| {
+        let configured = known.contains(&(provider, key_name.clone()));
+        MissingKey { provider, key_name, configured, records }
+    });
     let best = smallest(rules.len(), |set| sum(|count| count.0, &|mask| mask & set != 0));
     Ok(Fit {
         entries: sum(|count| count.0, &|_| true),
         history: sum(|count| count.1, &|_| true),
+        encrypted: sum(|count| count.0, &|mask| mask & ENCRYPTED != 0),
         waiting: sum(|count| count.0, &|mask| mask & WAITS != 0 && mask & all_bits == 0),
-        configurations: rules.iter().take(MAX_CONFIGURATIONS).enumerate().map(reads).collect(),
-        missing_keys: missing.into_iter().collect(),
+        uncovered: sum(|count| count.0, &|mask| mask & UNCOVERED != 0),
+        configurations: rules.iter().enumerate().map(reads).collect(),
+        missing_keys: missing.collect(),
         best_reads: sum(|count| count.0, &|mask| mask & best != 0),
+        best_reads_encrypted: sum(|count| count.0, &|mask| mask & best != 0 && mask & ENCRYPTED != 0),
         best: (0..rules.len()).filter(|place| best & 1 << place != 0).collect(),
         whole,
     })
@@ -146,9 +185,19 @@ fn smallest(configurations: usize, reads: impl Fn(u32) -> u64) -> u32 {
     enough.min_by_key(|set| (set.count_ones(), std::cmp::Reverse(set.reverse_bits()))).unwrap_or(0)
 }
 
+/// Provider and name of every key that a configuration has, KMS providers included.
+fn configured_keys(rules: &[Rules]) -> BTreeSet<(&'static str, String)> {
+    let names = |rules: &Rules| -> Vec<_> {
+        let labels = rules.keys().into_iter().filter_map(|key| rules.label(key));
+        labels.map(|label| (label.provider, label.name.to_owned())).collect()
+    };
+    rules.iter().flat_map(names).collect()
+}
+
 /// The configuration's keys that no record opens by.
 fn unused(place: usize, rules: &Rules, used: &BTreeSet<(usize, KeyRef)>) -> Vec<String> {
-    let label = |key: KeyRef| rules.label(key).filter(|label| !label.version.is_empty()).map(|label| label.to_string());
+    // Identity has no key, and whether a KMS provider's is used only its plugin could tell.
+    let label = |key: KeyRef| rules.named_key(key).and(rules.label(key)).map(|label| label.to_string());
     let opened: BTreeSet<_> = used.iter().filter(|(of, _)| *of == place).filter_map(|(_, key)| label(*key)).collect();
     let mut unused: Vec<_> = rules.keys().into_iter().filter_map(label).filter(|name| !opened.contains(name)).collect();
     unused.sort();
@@ -158,6 +207,7 @@ fn unused(place: usize, rules: &Rules, used: &BTreeSet<(usize, KeyRef)>) -> Vec<
 
 struct Tries<'t> {
     rules: &'t [Rules],
+    known: &'t BTreeSet<(&'static str, String)>,
     roots: Arc<Roots>,
     deks: Deks,
     traces: Traces,
@@ -167,9 +217,10 @@ struct Tries<'t> {
 }
 
 impl<'t> Tries<'t> {
-    fn new(rules: &'t [Rules], roots: Arc<Roots>, key: TraceKey) -> Self {
+    fn new(rules: &'t [Rules], known: &'t BTreeSet<(&'static str, String)>, roots: Arc<Roots>, key: TraceKey) -> Self {
         Self {
             rules,
+            known,
             roots,
             deks: Deks::default(),
             traces: Traces::new(key),
@@ -179,11 +230,15 @@ impl<'t> Tries<'t> {
         }
     }
 
-    fn miss(&mut self, verdict: Option<&Verdict<'_>>) {
-        let Some((kind, name)) = verdict.and_then(|verdict| Some((verdict.kind?, verdict.key_name.as_deref()?))) else {
-            return;
+    /// Notes the key of a value that nothing reads. A name may hold the sign that ends it in the value, so one that a
+    /// configuration has weighs more than what another guesses.
+    fn miss(&mut self, verdicts: &[Verdict<'_>]) {
+        let named = |verdict: &Verdict<'_>| {
+            let name = String::from_utf8_lossy(verdict.key_name.as_deref()?).into_owned();
+            Some((verdict.kind?.provider(), name))
         };
-        let missing = (kind.provider(), String::from_utf8_lossy(name).into_owned());
+        let names = || verdicts.iter().filter_map(named);
+        let Some(missing) = names().find(|name| self.known.contains(name)).or_else(|| names().next()) else { return };
         if self.missing.len() < MAX_MISSING || self.missing.contains_key(&missing) {
             *self.missing.entry(missing).or_default() += 1;
         }
@@ -203,22 +258,28 @@ impl Visitor for Tries<'_> {
             return;
         }
         let mut tag = JUDGED;
-        let mut last = None;
-        for (place, rules) in self.rules.iter().take(MAX_CONFIGURATIONS).enumerate() {
+        let mut verdicts = Vec::with_capacity(self.rules.len());
+        for (place, rules) in self.rules.iter().enumerate() {
             let guard = rules.guard(&address);
             let verdict = judge(rules, &self.deks, (&address, guard), kv.key, kv.value, &mut self.scratch);
-            match verdict.readable {
-                Told::Yes => tag |= 1 << place,
-                Told::Unknown => tag |= WAITS,
-                Told::No => {}
+            match (verdict.readable, &verdict.reason) {
+                (Told::Yes, _) => tag |= 1 << place,
+                (_, Some(Reason::Waits)) => tag |= WAITS,
+                _ => {}
             }
             if let (Told::Yes, Some(key)) = (verdict.readable, verdict.opened_by) {
                 self.used.insert((place, key));
             }
-            last = Some(verdict);
+            verdicts.push(verdict);
         }
         if tag == JUDGED {
-            self.miss(last.as_ref());
+            self.miss(&verdicts);
+        }
+        if verdicts.iter().any(|verdict| verdict.state == State::Encrypted) {
+            tag |= ENCRYPTED;
+        }
+        if self.rules.iter().all(|rules| rules.guard(&address) == Guard::Nobody) {
+            tag |= UNCOVERED;
         }
         self.traces.leave(kv.key, record.place, tag);
     }

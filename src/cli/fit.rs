@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use crate::audit::fit::{MAX_CONFIGURATIONS, fit};
+use crate::audit::rules::{Configuration, Rules};
 use crate::kube::key::Roots;
 use crate::report;
+use crate::report::fit::Tried;
 use crate::source::snapshot::PassOptions;
 
 use super::Failure;
@@ -37,7 +39,7 @@ pub struct Args {
 }
 
 const EXAMPLES: &str = "\
-Exit codes: 0 one configuration reads every object, 1 none does, 3 the input cannot be read.
+Exit codes: 0 one configuration reads every object, 1 none does or there is no object, 3 the input cannot be read.
 
 Example:
   atrest fit snapshot.db /backup/*/encryption-config.yaml";
@@ -58,7 +60,11 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     }
     let alone = |path: &PathBuf| super::judge::rules(&ConfigArgs { config: vec![path.clone()] });
     let rules: Vec<_> = args.config.iter().map(alone).collect::<Result<_, _>>()?;
-    let paths: Vec<_> = args.config.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+    let file = |(path, configuration): (&str, &Configuration)| {
+        let (path, sha256) = (path.to_owned(), configuration.sha256);
+        Tried { path, sha256 }
+    };
+    let tried: Vec<_> = rules.iter().flat_map(Rules::files).map(file).collect();
     let OpenSource { mut snapshot, facts, .. } = open(&args.source, global)?;
     let progress = Progress::bytes(global, "trying", 2 * snapshot.pages().file_bytes());
     let pass = PassOptions { digest: false, threads: 0, progress: &|bytes| progress.add(bytes) };
@@ -68,7 +74,7 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     drop(progress);
     let exit = if fit.one_reads_all() { Exit::Done } else { Exit::Findings };
     print(exit, |out| match args.output {
-        Output::Json => report::fit::json(out, &fit, &paths, &facts),
-        Output::Table => report::fit::text(out, &fit, &paths, &facts, paint()),
+        Output::Json => report::fit::json(out, &fit, &tried, &facts),
+        Output::Table => report::fit::text(out, &fit, &tried, &facts, paint()),
     })
 }

@@ -49,6 +49,7 @@ Exit codes:
 Examples:
   atrest audit snapshot.db -c encryption-config.yaml
   atrest keys snapshot.db -c encryption-config.yaml --require-unused key1
+  atrest fit snapshot.db /backup/*/encryption-config.yaml
   atrest check snapshot.db
   atrest config check encryption-config.yaml";
 

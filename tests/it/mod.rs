@@ -4,6 +4,7 @@ mod check;
 mod cli;
 mod damage;
 mod etcdutl;
+mod fit;
 mod fixtures;
 mod keys;
 mod layers;
