@@ -95,6 +95,8 @@ pub struct Verdict<'v> {
     pub findings: FindingSet,
     /// Why, for a person.
     pub reason: Option<Reason>,
+    /// How much of the scratch buffer is its plaintext, if it was opened into it.
+    opened_bytes: Option<usize>,
 }
 
 /// Why a value is not as it should be. Displays as one sentence; kube-apiserver's own where it has one.
@@ -204,6 +206,7 @@ impl<'v> Verdict<'v> {
             stale: Told::Unknown,
             findings: FindingSet::default(),
             reason: None,
+            opened_bytes: None,
         };
         verdict.kms_key_id = sealed.and_then(|sealed| kms_key_id(sealed, verdict.key_name.as_deref()));
         if state == State::Plaintext {
@@ -232,6 +235,7 @@ impl<'v> Verdict<'v> {
                 self.opened_by = Some(KeyRef { chain, provider: place(provider), key: place(key) });
                 self.readable = Told::Yes;
                 if matches!(form, Form::Sealed(_)) {
+                    self.opened_bytes = Some(plaintext.len());
                     self.inspect(address, plaintext);
                 }
                 if self.state == State::Empty && matches!(address, Address::Object(_)) {
@@ -330,6 +334,12 @@ impl<'v> Verdict<'v> {
         if let Some(finding) = self.opened_by.and_then(|key| rules.suspicion(key)) {
             self.findings.insert(finding);
         }
+    }
+
+    /// What the value holds, if it opened: `value` and `scratch` are those that it was judged with.
+    pub fn plaintext<'p>(&self, value: &'p [u8], scratch: &'p Plaintext) -> Option<&'p [u8]> {
+        self.opened_by?;
+        Some(self.opened_bytes.map_or(value, |bytes| scratch.opened(bytes)))
     }
 
     /// The findings of this value as an older revision of its key.

@@ -43,6 +43,11 @@ impl<'f> Checker<'f> {
         checker
     }
 
+    /// The file that is checked.
+    pub fn file(&self) -> &'f PageFile {
+        self.file
+    }
+
     /// The top-level buckets with their names, in order.
     pub fn top_level(&mut self) -> Vec<(Vec<u8>, Bucket)> {
         let root = self.file.meta().root;

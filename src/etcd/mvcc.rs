@@ -84,6 +84,37 @@ impl<'r> KeyValue<'r> {
         fits.then_some((carved, bytes.len() - rest.len()))
     }
 
+    /// Appends the fields of a record that stand before its value, and with [`put_behind_value`](Self::put_behind_value) those
+    /// behind it: byte for byte, unknown ones included, and nothing of the value. None if it is no record.
+    ///
+    /// Of a value that stands there twice the last one counts for a reader; here both are left out, and the first one's
+    /// place is the value's. Where there is none, its place is before greater numbers.
+    pub fn put_before_value(record: &[u8], out: &mut Vec<u8>) -> Option<()> {
+        let (before, _) = around_value(record)?;
+        out.extend_from_slice(record.get(..before)?);
+        Some(())
+    }
+
+    /// See [`put_before_value`](Self::put_before_value).
+    pub fn put_behind_value(record: &[u8], out: &mut Vec<u8>) -> Option<()> {
+        let (_, behind) = around_value(record)?;
+        let mut rest = record.get(behind..)?;
+        while !rest.is_empty() {
+            let (next, (number, _)) = wire::field(rest).ok()?;
+            if number != VALUE {
+                out.extend_from_slice(rest.get(..rest.len() - next.len())?);
+            }
+            rest = next;
+        }
+        Some(())
+    }
+
+    /// Appends the number and length of a value field, to be followed by the value.
+    pub fn put_value_head(bytes: usize, out: &mut Vec<u8>) {
+        wire::put_varint(out, u64::from(VALUE) << 3 | 2);
+        wire::put_varint(out, bytes as u64);
+    }
+
     /// The record as etcd writes it.
     pub fn encode(&self) -> Vec<u8> {
         let mut record = Vec::with_capacity(self.key.len() + self.value.len() + 48);
@@ -95,6 +126,26 @@ impl<'r> KeyValue<'r> {
         wire::put_int64(&mut record, 6, self.lease);
         record
     }
+}
+
+/// The number of the value's field.
+const VALUE: u32 = 5;
+
+/// Where the first value of a record begins and ends; if it has none, where one would stand.
+fn around_value(record: &[u8]) -> Option<(usize, usize)> {
+    let (mut rest, mut place) = (record, None);
+    while !rest.is_empty() {
+        let (behind, (number, _)) = wire::field(rest).ok()?;
+        let (start, end) = (record.len() - rest.len(), record.len() - behind.len());
+        if number == VALUE {
+            return Some((start, end));
+        }
+        if number > VALUE && place.is_none() {
+            place = Some((start, start));
+        }
+        rest = behind;
+    }
+    Some(place.unwrap_or((record.len(), record.len())))
 }
 
 /// A number that etcd writes for a revision or a version.
@@ -129,6 +180,40 @@ mod tests {
         let record = KeyValue { key: b"/a", create_revision: 2, mod_revision: 900, version: 3, value: b"v", lease: -5 };
         assert_eq!(KeyValue::decode(&record.encode()), Some(record));
         assert_eq!(KeyValue::decode(&[]), Some(KeyValue::default()));
+    }
+
+    /// The record with another value in the place of its own.
+    fn replaced(record: &[u8], value: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        KeyValue::put_before_value(record, &mut out).unwrap();
+        KeyValue::put_value_head(value.len(), &mut out);
+        out.extend_from_slice(value);
+        KeyValue::put_behind_value(record, &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn another_value_leaves_the_other_fields_as_they_are() {
+        let record = KeyValue { key: b"/a", create_revision: 2, mod_revision: 9, version: 3, value: b"old", lease: 7 };
+        let newer = KeyValue { value: b"a longer one", ..record };
+        assert_eq!(replaced(&record.encode(), newer.value), newer.encode());
+        let empty = KeyValue { value: b"", ..record };
+        assert_eq!(replaced(&empty.encode(), b"old"), record.encode());
+        let unleased = KeyValue { value: b"", lease: 0, ..record };
+        assert_eq!(replaced(&unleased.encode(), b"old"), KeyValue { lease: 0, ..record }.encode());
+    }
+
+    #[test]
+    fn unknown_fields_stay_and_nothing_of_an_old_value_does() {
+        let unknown = [0x3a, 3, b'x', b'y', b'z'];
+        let twice = [&record_with(b"secret")[..], &unknown, &[0x2a, 6], b"secret", &[0x30, 5]].concat();
+        let out = replaced(&twice, b"new");
+        assert_eq!(out, [&record_with(b"new")[..], &unknown, &[0x30, 5]].concat());
+        assert_eq!(KeyValue::put_before_value(&twice[..3], &mut Vec::new()), None);
+    }
+
+    fn record_with(value: &[u8]) -> Vec<u8> {
+        KeyValue { key: b"/a", create_revision: 2, mod_revision: 2, version: 1, value, lease: 0 }.encode()
     }
 
     #[test]

@@ -4,6 +4,9 @@
 //! body := IV (16 bytes) || AES-CBC(plaintext || padding)
 //! ```
 //!
+//! Sealing is serial within a value, since each block goes into the next one. [`AesCbc::seal_all`] therefore seals many values
+//! side by side, a block of each at a time.
+//!
 //! Nothing binds a value to its etcd key, and a wrong key passes the padding check about once in 255 times, so an opened
 //! value is proved only by what it holds. Upstream takes padding lengths up to 255, and so does this reader.
 //!
@@ -23,6 +26,9 @@ pub const IV_BYTES: usize = 16;
 
 /// The length of a block.
 const BLOCK_BYTES: usize = 16;
+
+/// So many values are sealed side by side: enough to keep the widest of the cipher's own ways busy.
+const LANES: usize = 32;
 
 type Block = Array<u8, U16>;
 
@@ -73,18 +79,110 @@ impl AesCbc {
 
     /// Appends the body for `plaintext` to `out`. An IV must be random and never serve twice.
     pub fn seal(&self, plaintext: &[u8], iv: &[u8; IV_BYTES], out: &mut Vec<u8>) {
-        let padding = BLOCK_BYTES - plaintext.len() % BLOCK_BYTES;
-        // Reserved beforehand, since a buffer that moves would leave plaintext behind.
-        out.reserve(IV_BYTES + plaintext.len() + padding);
-        out.extend_from_slice(iv);
-        let start = out.len();
-        out.extend_from_slice(plaintext);
-        out.extend(std::iter::repeat_n(padding as u8, padding));
-        let (blocks, _) = Block::slice_as_chunks_mut(out.get_mut(start..).unwrap_or_default());
+        let Unsealed { start, .. } = frame(plaintext, iv, out);
+        let (blocks, _) = Block::slice_as_chunks_mut(out.get_mut(start + IV_BYTES..).unwrap_or_default());
         match &self.0 {
             Schedule::Aes128(aes) => encrypt(aes, iv, blocks),
             Schedule::Aes192(aes) => encrypt(aes, iv, blocks),
             Schedule::Aes256(aes) => encrypt(aes, iv, blocks),
+        }
+    }
+
+    /// Seals what [`frame`] appended to `buffer`, side by side. `bodies` ascend, as they were framed.
+    pub fn seal_all(&self, buffer: &mut [u8], bodies: &[Unsealed]) {
+        let mut rest = buffer;
+        let mut taken = 0;
+        let lanes = bodies.iter().filter_map(move |Unsealed { start, bytes }| {
+            let behind = std::mem::take(&mut rest).split_at_mut_checked(start.checked_sub(taken)?)?.1;
+            let (body, behind) = behind.split_at_mut_checked(*bytes)?;
+            (rest, taken) = (behind, start + bytes);
+            Lane::new(body)
+        });
+        match &self.0 {
+            Schedule::Aes128(aes) => encrypt_all(aes, lanes),
+            Schedule::Aes192(aes) => encrypt_all(aes, lanes),
+            Schedule::Aes256(aes) => encrypt_all(aes, lanes),
+        }
+    }
+}
+
+/// Bytes of a body: IV, plaintext and padding.
+pub fn body_bytes(plaintext: usize) -> usize {
+    IV_BYTES + plaintext + (BLOCK_BYTES - plaintext % BLOCK_BYTES)
+}
+
+/// A body that was framed and whose blocks are still plaintext.
+#[derive(Clone, Copy, Debug)]
+pub struct Unsealed {
+    /// Where it starts in its buffer, with the IV.
+    start: usize,
+    /// Bytes of IV, plaintext and padding.
+    bytes: usize,
+}
+
+/// Appends IV, plaintext and padding to `out`, to be sealed by [`AesCbc::seal_all`].
+pub fn frame(plaintext: &[u8], iv: &[u8; IV_BYTES], out: &mut Vec<u8>) -> Unsealed {
+    let (start, bytes) = (out.len(), body_bytes(plaintext.len()));
+    let padding = bytes - IV_BYTES - plaintext.len();
+    // Reserved beforehand, since a buffer that moves would leave plaintext behind.
+    out.reserve(bytes);
+    out.extend_from_slice(iv);
+    out.extend_from_slice(plaintext);
+    out.extend(std::iter::repeat_n(padding as u8, padding));
+    Unsealed { start, bytes }
+}
+
+/// A body in the midst of being sealed.
+struct Lane<'b> {
+    blocks: std::slice::IterMut<'b, Block>,
+    /// The block that was sealed last; at first the IV.
+    last: Block,
+}
+
+impl<'b> Lane<'b> {
+    /// `None` for what no [`frame`] made.
+    fn new(body: &'b mut [u8]) -> Option<Self> {
+        let (iv, blocks) = body.split_first_chunk_mut::<IV_BYTES>()?;
+        let (blocks, _) = Block::slice_as_chunks_mut(blocks);
+        Some(Self { blocks: blocks.iter_mut(), last: Block::from(*iv) })
+    }
+}
+
+/// Seals bodies side by side. A lane that is done takes the next body; at the end fewer and fewer are left.
+fn encrypt_all<'b, C>(aes: &C, mut bodies: impl Iterator<Item = Lane<'b>>)
+where
+    C: BlockCipherEncrypt<BlockSize = U16>,
+{
+    let mut lanes: Vec<Lane<'b>> = Vec::with_capacity(LANES);
+    let mut places: Vec<&'b mut Block> = Vec::with_capacity(LANES);
+    let mut work = [Block::default(); LANES];
+    loop {
+        let mut lane = 0;
+        while lane < LANES {
+            if lane == lanes.len() {
+                match bodies.next() {
+                    Some(body) => lanes.push(body),
+                    None => break,
+                }
+            }
+            let Some(Lane { blocks, last }) = lanes.get_mut(lane) else { break };
+            match (blocks.next(), work.get_mut(lane)) {
+                (Some(block), Some(work)) => {
+                    work.iter_mut().zip(last.iter().zip(block.iter())).for_each(|(out, (a, b))| *out = a ^ b);
+                    places.push(block);
+                    lane += 1;
+                }
+                _ => drop(lanes.swap_remove(lane)),
+            }
+        }
+        if places.is_empty() {
+            return;
+        }
+        let busy = work.get_mut(..places.len()).unwrap_or_default();
+        aes.encrypt_blocks(busy);
+        for ((place, lane), sealed) in places.drain(..).zip(&mut lanes).zip(busy) {
+            *place = *sealed;
+            lane.last = *sealed;
         }
     }
 }
@@ -185,6 +283,24 @@ mod tests {
             let mut out = Vec::new();
             AesCbc::new(&key).unwrap().seal(&plaintext, &iv, &mut out);
             prop_assert_eq!(open(&key, &out).unwrap(), plaintext);
+        }
+
+        #[test]
+        fn side_by_side_seals_as_one_by_one(
+            values in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..400), any::<[u8; 16]>()), 0..80),
+            between in 0_usize..5,
+        ) {
+            let cipher = AesCbc::new(&KEY_32).unwrap();
+            let (mut expected, mut buffer, mut bodies) = (Vec::new(), Vec::new(), Vec::new());
+            for (plaintext, iv) in &values {
+                for out in [&mut expected, &mut buffer] {
+                    out.extend(std::iter::repeat_n(7, between));
+                }
+                cipher.seal(plaintext, iv, &mut expected);
+                bodies.push(frame(plaintext, iv, &mut buffer));
+            }
+            cipher.seal_all(&mut buffer, &bodies);
+            prop_assert_eq!(buffer, expected);
         }
 
         #[test]

@@ -21,6 +21,9 @@ pub const NONCE_BYTES: usize = 12;
 /// The length of the tag behind the ciphertext.
 const TAG_BYTES: usize = 16;
 
+/// Bytes that a body has beside its plaintext's.
+pub(super) const OVERHEAD_BYTES: usize = NONCE_BYTES + TAG_BYTES;
+
 type Aes192Gcm = aes_gcm::AesGcm<Aes192, U12>;
 
 /// A key with its schedule computed.

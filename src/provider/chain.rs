@@ -18,6 +18,7 @@ use std::io;
 
 use thiserror::Error;
 
+pub use super::aescbc::Unsealed;
 use super::aescbc::{self, AesCbc};
 use super::aesgcm::{self, AesGcm};
 use super::fault::{Failure, FailureKind, Fault, Faults, SealError};
@@ -187,9 +188,27 @@ impl Chain {
         &self,
         aad: &[u8],
         plaintext: &[u8],
-        mut fill: impl FnMut(&mut [u8]) -> io::Result<()>,
+        fill: impl FnMut(&mut [u8]) -> io::Result<()>,
         out: &mut Vec<u8>,
     ) -> Result<(), SealError> {
+        let unsealed = self.seal_later(aad, plaintext, fill, out)?;
+        self.seal_all(out, unsealed.as_slice());
+        Ok(())
+    }
+
+    /// As [`seal`](Self::seal), but where many values are sealed faster than one, what is appended may be plaintext yet: it
+    /// must be given to [`seal_all`](Self::seal_all) before anything else is done with `out`.
+    ///
+    /// # Errors
+    ///
+    /// As `seal`.
+    pub fn seal_later(
+        &self,
+        aad: &[u8],
+        plaintext: &[u8],
+        mut fill: impl FnMut(&mut [u8]) -> io::Result<()>,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<Unsealed>, SealError> {
         let label = self.writer();
         let begin = |kind: SealedKind, out: &mut Vec<u8>| {
             for part in [kind.prefix(), label.name.as_bytes(), b":"] {
@@ -197,27 +216,49 @@ impl Chain {
             }
         };
         match self.providers.first() {
-            Some(Provider::AesCbc(keys)) if let [key, ..] = keys.as_slice() => {
+            Some(Provider::AesCbc(_)) => {
                 let mut iv = [0; aescbc::IV_BYTES];
                 fill(&mut iv)?;
                 begin(SealedKind::AesCbc, out);
-                key.cipher.seal(plaintext, &iv, out);
-                Ok(())
+                return Ok(Some(aescbc::frame(plaintext, &iv, out)));
             }
             Some(Provider::AesGcm(keys)) if let [key, ..] = keys.as_slice() => {
                 let mut nonce = [0; aesgcm::NONCE_BYTES];
                 fill(&mut nonce)?;
                 begin(SealedKind::AesGcm, out);
-                key.cipher.seal(aad, plaintext, &nonce, out)
+                key.cipher.seal(aad, plaintext, &nonce, out)?;
             }
             Some(Provider::Secretbox(keys)) if let [key, ..] = keys.as_slice() => {
                 let mut nonce = [0; secretbox::NONCE_BYTES];
                 fill(&mut nonce)?;
                 begin(SealedKind::Secretbox, out);
-                key.cipher.seal(plaintext, &nonce, out)
+                key.cipher.seal(plaintext, &nonce, out)?;
             }
-            Some(Provider::Kms { name, .. }) => Err(SealError::Kms(name.clone())),
-            _ => identity::seal(plaintext, out),
+            Some(Provider::Kms { name, .. }) => return Err(SealError::Kms(name.clone())),
+            _ => identity::seal(plaintext, out)?,
+        }
+        Ok(None)
+    }
+
+    /// How many bytes [`seal`](Self::seal) appends for a plaintext of this length; none where that is for a KMS plugin to say.
+    pub fn sealed_bytes(&self, plaintext: usize) -> Option<usize> {
+        let label = self.writer();
+        let (kind, body) = match self.providers.first()? {
+            Provider::AesCbc(_) => (SealedKind::AesCbc, aescbc::body_bytes(plaintext)),
+            Provider::AesGcm(_) => (SealedKind::AesGcm, aesgcm::OVERHEAD_BYTES + plaintext),
+            Provider::Secretbox(_) => (SealedKind::Secretbox, secretbox::OVERHEAD_BYTES + plaintext),
+            Provider::Kms { .. } => return None,
+            Provider::Identity => return Some(plaintext),
+        };
+        Some(kind.prefix().len() + label.name.len() + 1 + body)
+    }
+
+    /// Seals what [`seal_later`](Self::seal_later) appended to `out`, in the order in which it was appended.
+    pub fn seal_all(&self, out: &mut [u8], unsealed: &[Unsealed]) {
+        if let Some(Provider::AesCbc(keys)) = self.providers.first()
+            && let Some(key) = keys.first()
+        {
+            key.cipher.seal_all(out, unsealed);
         }
     }
 

@@ -29,7 +29,7 @@ impl Plaintext {
     }
 
     /// The first `bytes` bytes, as they were last written.
-    pub(super) fn opened(&self, bytes: usize) -> &[u8] {
+    pub(crate) fn opened(&self, bytes: usize) -> &[u8] {
         self.room.get(..bytes).unwrap_or_default()
     }
 }

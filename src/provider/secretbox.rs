@@ -23,6 +23,9 @@ pub const NONCE_BYTES: usize = 24;
 /// The length of the tag in front of the ciphertext.
 const TAG_BYTES: usize = 16;
 
+/// Bytes that a body has beside its plaintext's.
+pub(super) const OVERHEAD_BYTES: usize = NONCE_BYTES + TAG_BYTES;
+
 /// A key.
 pub struct Secretbox(Zeroizing<[u8; KEY_BYTES]>);
 

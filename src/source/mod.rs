@@ -6,6 +6,7 @@
 pub mod check;
 pub mod container;
 pub mod digest;
+pub mod ordered;
 pub mod residue;
 pub mod scan;
 pub mod snapshot;

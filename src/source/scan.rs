@@ -214,7 +214,8 @@ pub(super) fn visit(
     }
 }
 
-fn record<'r>(page: u64, place: Place, element: &LeafElement<'r>) -> Result<Record<'r>, Fault> {
+/// The record that a pair is.
+pub(super) fn record<'r>(page: u64, place: Place, element: &LeafElement<'r>) -> Result<Record<'r>, Fault> {
     let at = element.value_offset - element.key.len();
     if element.is_bucket {
         let detail = "a bucket among the revisions, where etcd has none";

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Mutex;
 
 use crate::bbolt::bucket::{Bucket, BucketRoot, inline_elements};
-use crate::bbolt::check::Checker;
+use crate::bbolt::check::{Checker, Outcome};
 use crate::bbolt::leaves::{self, Depth};
 use crate::bbolt::meta::Meta;
 use crate::bbolt::page::Elements;
@@ -21,6 +21,7 @@ use crate::etcd::{KeyValue, Revision, RevisionKey};
 
 use super::digest::{self, Digests, TRAILER_BYTES, Trailer};
 use super::residue::Residue;
+use super::ordered::{Groups, Pages};
 use super::scan::{self, Layout, Scan, Visitor};
 use super::{Place, SCHEMA_FAULT};
 
@@ -217,6 +218,49 @@ impl Snapshot {
         let outcome = checker.finish();
         let (faults, free_pages) = (outcome.faults, outcome.free_pages);
         Ok(Some(Pass { outline, visitors, digests: None, faults, free_pages, unsteady: false }))
+    }
+}
+
+/// A store whose leaves are known and not read yet, for whoever wants them in the order of keys.
+#[derive(Debug)]
+pub struct LaidOut<'s> {
+    /// What the store says of itself.
+    pub outline: Outline,
+    checker: Checker<'s>,
+}
+
+impl Snapshot {
+    /// Reads everything but the records.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::NoKeyBucket`].
+    pub fn lay_out(&self, depth: Depth) -> Result<LaidOut<'_>, ReadError> {
+        let mut checker = Checker::new(&self.file);
+        let outline = outline(&self.file, &mut checker, depth)?;
+        Ok(LaidOut { outline, checker })
+    }
+
+    /// Whether somebody wrote to the file since it was opened.
+    pub fn changed(&self) -> io::Result<bool> {
+        Ok(self.file.current_txid()? != Some(self.file.meta().txid))
+    }
+}
+
+impl LaidOut<'_> {
+    /// The leaves of the `key` bucket, to be read once.
+    pub fn groups(&self) -> Groups<'_> {
+        let pages = match &self.outline.key {
+            KeyBucket::Tree(layout) => Pages::Tree(layout),
+            KeyBucket::Inline(bucket) => Pages::Inline(bucket),
+        };
+        Groups::new(self.checker.file(), pages, &self.checker.reached)
+    }
+
+    /// What was wrong with the file, `found` by those who read the leaves included, once all of them were read.
+    pub fn finish(mut self, found: Faults) -> Outcome {
+        self.checker.faults.append(found);
+        self.checker.finish()
     }
 }
 

@@ -255,6 +255,19 @@ fn sealing_writes_the_first_provider_and_its_first_key() {
 }
 
 #[test]
+fn the_length_of_what_is_sealed_is_known_beforehand() {
+    let providers = [ProviderSpec::AesCbc, ProviderSpec::AesGcm, ProviderSpec::Secretbox];
+    let sealing = providers.map(|provider| [provider(keys(&[("a:long:name", 1)]))]);
+    for specs in sealing.iter().map(|specs| &specs[..]).chain([&[ProviderSpec::Identity][..]]) {
+        for bytes in 0..70 {
+            let plaintext = vec![b'x'; bytes];
+            assert_eq!(chain(specs).sealed_bytes(bytes), Some(sealed_by(specs, &plaintext).len()), "{bytes}");
+        }
+    }
+    assert_eq!(chain(&[kms(KmsVersion::V2, "c")]).sealed_bytes(5), None);
+}
+
+#[test]
 fn nothing_is_sealed_without_randomness_or_without_a_plugin() {
     let dry = |_: &mut [u8]| Err(io::Error::other("dry"));
     let mut out = Vec::new();
