@@ -12,4 +12,5 @@ pub mod kube;
 pub mod plugin;
 pub mod provider;
 pub mod report;
+pub mod rewrite;
 pub mod source;

@@ -18,4 +18,4 @@ pub mod rows;
 pub mod rules;
 pub mod run;
 pub mod summary;
-mod survey;
+pub(crate) mod survey;

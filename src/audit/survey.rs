@@ -13,7 +13,7 @@ use crate::provider::kms::DekTable;
 use crate::provider::plaintext::Plaintext;
 use crate::source::scan::Visitor;
 use crate::source::snapshot::{Outline, PassOptions, ReadError, Snapshot};
-use crate::source::{PageFile, Place, Record};
+use crate::source::{Depth, Faults, PageFile, Place, Record};
 
 use super::rules::{Guard, Rules};
 use super::run::{AuditError, Options};
@@ -38,6 +38,22 @@ pub fn roots(snapshot: &mut Snapshot, pass: PassOptions<'_>) -> Result<Roots, Re
     let mut all = RootFinder::new();
     pass.visitors.into_iter().for_each(|finding| all.absorb(finding.0));
     Ok(all.finish())
+}
+
+/// The same, for who holds the file open and reads it in the order of keys.
+pub fn ordered_roots(snapshot: &Snapshot, depth: Depth) -> Result<Roots, ReadError> {
+    let laid = snapshot.lay_out(depth)?;
+    let groups = laid.groups();
+    let mut reader = groups.reader();
+    let (mut finder, mut faults) = (RootFinder::new(), Faults::new());
+    while let Some((_, leaves)) = groups.take() {
+        for leaf in leaves.clone() {
+            reader.load(leaf, leaves.end, &mut faults);
+            let records = (0..reader.len()).filter_map(|number| reader.record(number)?.ok());
+            records.for_each(|record| finder.see(record.kv.key));
+        }
+    }
+    Ok(finder.finish())
 }
 
 struct Finding(RootFinder);

@@ -371,7 +371,6 @@ impl Packer {
         if rest > 0 || self.done.firsts.is_empty() {
             self.waiting.leaf(rest, self.page_size as usize, &mut self.done);
         }
-        self.done.last = self.last;
         self.done
     }
 
@@ -401,8 +400,13 @@ impl Packer {
         }
     }
 
+    /// Bytes of the leaves that are done.
+    pub fn packed_bytes(&self) -> usize {
+        self.done.bytes.len()
+    }
+
     /// The leaves that are done; what is waiting goes on waiting.
-    fn take(&mut self) -> Leaves {
+    pub fn take(&mut self) -> Leaves {
         std::mem::take(&mut self.done)
     }
 
@@ -448,6 +452,10 @@ impl Waiting {
         let elements = self.elements.get(..count).unwrap_or_default();
         let data_bytes: usize = elements.iter().map(LeafSizes::data).sum();
         let first_key = elements.first().map_or(0, |element| element.key_bytes as usize);
+        if let Some(last) = elements.last() {
+            let start = data_bytes - last.data();
+            leaves.last.set(self.data.get(start..start + last.key_bytes as usize).unwrap_or_default());
+        }
         let start = leaves.bytes.len();
         leaves.firsts.push((start, self.data.get(..first_key).unwrap_or_default().to_vec()));
         encode_leaf(elements, self.data.get(..data_bytes).unwrap_or_default(), &mut leaves.bytes);

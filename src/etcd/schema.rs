@@ -31,6 +31,8 @@ pub const BUCKETS: [&[u8]; 10] =
 pub const CONSISTENT_INDEX: &[u8] = b"consistent_index";
 /// `meta`: raft term of that entry; since 3.5.
 pub const TERM: &[u8] = b"term";
+/// `meta`: the members that vote, as raft has them; since 3.5.
+pub const CONF_STATE: &[u8] = b"confState";
 /// `meta`: the release whose schema the database has; since 3.6.
 pub const STORAGE_VERSION: &[u8] = b"storageVersion";
 /// `meta`: the revision at which a compaction was begun; all releases.

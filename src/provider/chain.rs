@@ -505,7 +505,8 @@ pub struct Label<'c> {
 }
 
 impl<'c> Label<'c> {
-    const IDENTITY: Label<'static> = Label { provider: "identity", version: "", name: "" };
+    /// Plaintext.
+    pub const IDENTITY: Label<'static> = Label { provider: "identity", version: "", name: "" };
 
     fn of(kind: SealedKind, name: &'c str) -> Self {
         Self { provider: kind.provider(), version: kind.version(), name }

@@ -14,6 +14,7 @@ pub mod trace;
 
 pub use snapshot::Snapshot;
 
+pub use crate::bbolt::leaves::Depth;
 pub use crate::bbolt::{Fault, FaultKind, Faults, PageFile};
 pub use crate::etcd::Revision;
 pub use crate::etcd::meta::StoreMeta;

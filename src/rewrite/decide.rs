@@ -1,0 +1,299 @@
+//! What becomes of one value: it stays, it is written anew, or the whole rewrite is refused because of it.
+//!
+//! A pure function of key, value, both configurations and what was selected. The value is judged as the audit judges it,
+//! and only what proves itself is written anew: it opens, holds an object, and the one that its key names.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use crate::audit::classify::{Reason, Told, Verdict, judge};
+use crate::audit::deks::Deks;
+use crate::audit::finding::ValueFinding;
+use crate::audit::rules::{ChainRef, Guard, KeyRef, Rules};
+use crate::kube::key::{Address, ObjectKey, Reserved};
+use crate::kube::select::Selected;
+use crate::provider::chain::Answer;
+use crate::provider::fault::Failure;
+use crate::provider::plaintext::Plaintext;
+use crate::provider::prefix::{self, Form, SealedKind};
+
+use super::target::Target;
+
+/// By what it is decided.
+#[derive(Clone, Copy)]
+pub struct Policy<'p> {
+    /// The configurations that the values are under now. None at all means what it means to an API server: nothing is
+    /// encrypted.
+    pub current: &'p Rules,
+    /// What their KMS plugins opened.
+    pub deks: &'p Deks,
+    /// What is to be written.
+    pub target: &'p Target,
+    /// Only these resources and names; none for all.
+    pub selected: Option<&'p Selected>,
+    /// Only these namespaces; none for all.
+    pub namespaces: &'p [String],
+    /// Whether values that the target would write as they are get new nonces all the same.
+    pub all: bool,
+    /// Whether what does not open stays as it is, instead of being refused.
+    pub keep_unreadable: bool,
+}
+
+/// Who guards the values of a folder of keys.
+#[derive(Clone, Copy, Debug)]
+pub struct Guards {
+    /// Now.
+    pub current: Guard,
+    /// Afterwards.
+    pub target: Guard,
+}
+
+/// Room for what values hold, now and as written.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    current: Plaintext,
+    /// Also for whoever proves what was written.
+    pub target: Plaintext,
+}
+
+/// What becomes of a value.
+#[derive(Clone, Debug)]
+pub enum Decision<'d> {
+    /// It stays byte for byte.
+    Stays(Stays),
+    /// It is written in another form.
+    Rewritten {
+        /// What it holds.
+        plaintext: &'d [u8],
+        /// The target's chain; none where it is written as plaintext whatever guards it.
+        chain: Option<ChainRef>,
+        /// Whether that is on another key than it is on now.
+        moves: bool,
+    },
+    /// It keeps the result from being taken.
+    Refused(Refusal),
+}
+
+/// Why a value stays as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Stays {
+    /// The target would write it so.
+    Fresh,
+    /// It was not selected.
+    Unselected,
+    /// No configuration of the target speaks for the API server that stores it.
+    Uncovered,
+    /// Its key is no API object's.
+    NoObject,
+    /// It does not open, and was to be kept.
+    Unreadable,
+}
+
+/// Why a value keeps the result from being taken. Displays as one sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It does not open, or what opens is not the object that its key names.
+    Unreadable(Reason),
+    /// It would stay as it is, and an API server with the target could not read it.
+    LockedOut(Failure),
+    /// It would stay as it is, and the target opens it as something else: a key of the same name with another secret.
+    OpensOtherwise,
+    /// It would stay as it is, and whether the target reads it only a KMS plugin knows.
+    LockWaits,
+    /// It is sealed, and its key is no API object's below any known root.
+    Foreign,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(reason) => reason.fmt(f),
+            Self::LockedOut(failure) => {
+                write!(f, "it would stay as it is, and the target configuration cannot read it: {failure}")
+            }
+            Self::OpensOtherwise => {
+                f.write_str("it would stay as it is, and the target configuration opens it as something else")
+            }
+            Self::LockWaits => f.write_str(
+                "it would stay as it is, and whether the target configuration reads it only its KMS plugin can tell",
+            ),
+            Self::Foreign => f.write_str("it is encrypted, and its key is no API object's below any known root"),
+        }
+    }
+}
+
+/// A value's fate, and what it is on now.
+#[derive(Clone, Debug)]
+pub struct Decided<'d> {
+    /// What becomes of it.
+    pub decision: Decision<'d>,
+    /// The provider that its prefix names.
+    pub kind: Option<SealedKind>,
+    /// The name of its key, as far as it is known.
+    pub key_name: Option<Cow<'d, [u8]>>,
+}
+
+impl Policy<'_> {
+    /// Who guards what an address leads to, now and afterwards.
+    pub fn guards(&self, address: &Address<'_>) -> Guards {
+        let target = self.target.guard(address);
+        let covered = target != Guard::Nobody || matches!(self.target, Target::Plaintext);
+        let current = match self.current.guard(address) {
+            // An API server without a configuration reads plaintext and nothing else.
+            Guard::Nobody if covered || !self.current.given() => Guard::Chain(ChainRef::UNLISTED),
+            guard => guard,
+        };
+        Guards { current, target }
+    }
+
+    /// Decides about a value.
+    pub fn decide<'d>(
+        &'d self,
+        address: &Address<'_>,
+        guards: Guards,
+        key: &[u8],
+        value: &'d [u8],
+        scratch: &'d mut Scratch,
+    ) -> Decided<'d> {
+        let Address::Object(object) = address else { return self.no_object(address, value) };
+        if !self.selects(object) {
+            return self.unselected(object, guards, key, value, scratch);
+        }
+        let verdict =
+            judge(self.current, self.deks, (address, guards.current), key, value, &mut scratch.current);
+        let (kind, key_name) = (verdict.kind, verdict.key_name.clone());
+        let decision = match why_not(&verdict) {
+            Some(Reason::Uncovered) if guards.target == Guard::Nobody => Decision::Stays(Stays::Uncovered),
+            Some(_) if self.keep_unreadable => Decision::Stays(Stays::Unreadable),
+            Some(reason) => Decision::Refused(Refusal::Unreadable(reason)),
+            None => {
+                let Scratch { current, target } = scratch;
+                let plaintext = verdict.plaintext(value, current).unwrap_or(value);
+                self.opened(object, guards, (key, value), plaintext, verdict.opened_by, target)
+            }
+        };
+        Decided { decision, kind, key_name }
+    }
+
+    fn selects(&self, object: &ObjectKey<'_>) -> bool {
+        let in_namespace = |wanted: &String| object.namespace == Some(wanted.as_str());
+        (self.namespaces.is_empty() || self.namespaces.iter().any(in_namespace))
+            && self.selected.is_none_or(|selected| selected.matches(object))
+    }
+
+/// What an API server never encrypts stays, whatever it holds; but what is encrypted all the same is nobody's to pass over.
+    fn no_object<'d>(&self, address: &Address<'_>, value: &'d [u8]) -> Decided<'d> {
+        let sealed = match prefix::form(value) {
+            Form::Sealed(sealed) => Some(sealed),
+            Form::Empty | Form::Unrecognised | Form::Plain => None,
+        };
+        let is_bootstrap = *address == Address::Reserved(Reserved::Bootstrap);
+        let decision = match sealed {
+            Some(_) if !is_bootstrap && self.keep_unreadable => Decision::Stays(Stays::Unreadable),
+            Some(_) if !is_bootstrap => Decision::Refused(Refusal::Foreign),
+            _ => Decision::Stays(Stays::NoObject),
+        };
+        let key_name = sealed.and_then(|sealed| sealed.name_guess()).map(Cow::Borrowed);
+        Decided { decision, kind: sealed.map(|sealed| sealed.kind), key_name }
+    }
+
+    /// What was not selected stays, if the target can read it as it is.
+    fn unselected<'d>(
+        &'d self,
+        object: &ObjectKey<'_>,
+        guards: Guards,
+        key: &[u8],
+        value: &'d [u8],
+        scratch: &'d mut Scratch,
+    ) -> Decided<'d> {
+        let address = Address::Object(*object);
+        let verdict =
+            judge(self.current, self.deks, (&address, guards.current), key, value, &mut scratch.current);
+        let Scratch { current, target } = scratch;
+        let plaintext = verdict.plaintext(value, current).filter(|_| verdict.readable == Told::Yes);
+        let refusal = plaintext.and_then(|plaintext| self.lock(object, guards, (key, value), plaintext, target));
+        let decision = refusal.map_or(Decision::Stays(Stays::Unselected), Decision::Refused);
+        Decided { decision, kind: verdict.kind, key_name: verdict.key_name }
+    }
+
+    /// Why the target could not read a value that is readable now and stays.
+    fn lock(
+        &self,
+        object: &ObjectKey<'_>,
+        guards: Guards,
+        (key, value): (&[u8], &[u8]),
+        plaintext: &[u8],
+        scratch: &mut Plaintext,
+    ) -> Option<Refusal> {
+        let Target::Configured { rules, deks } = self.target else { return None };
+        let chain = self.target.chain(guards.target, object, plaintext)?;
+        match rules.chain(chain)?.open(key, value, deks.of(chain), scratch) {
+            Answer::Opened { plaintext: opened, .. } if opened == plaintext => None,
+            Answer::Opened { .. } => Some(Refusal::OpensOtherwise),
+            Answer::Failed(failure) => Some(Refusal::LockedOut(failure)),
+            Answer::Waits { .. } => Some(Refusal::LockWaits),
+        }
+    }
+
+    /// What becomes of a value that opened.
+    fn opened<'d>(
+        &self,
+        object: &ObjectKey<'_>,
+        guards: Guards,
+        (key, value): (&[u8], &[u8]),
+        plaintext: &'d [u8],
+        opened_by: Option<KeyRef>,
+        scratch: &mut Plaintext,
+    ) -> Decision<'d> {
+        let Target::Configured { rules, deks } = self.target else {
+            let fresh = matches!(prefix::form(value), Form::Plain | Form::Empty);
+            return match fresh {
+                true => Decision::Stays(Stays::Fresh),
+                false => Decision::Rewritten { plaintext, chain: None, moves: true },
+            };
+        };
+        let Some(chain) = self.target.chain(guards.target, object, plaintext) else {
+            return Decision::Stays(Stays::Uncovered);
+        };
+        if !self.all && is_fresh(rules, deks, chain, (key, value), plaintext, scratch) {
+            return Decision::Stays(Stays::Fresh);
+        }
+        let writer = KeyRef { chain, provider: 0, key: 0 };
+        let now = opened_by.map(|key| (self.current.label(key), self.current.named_key(key).map(|key| &key.secret)));
+        let then = (rules.label(writer), rules.named_key(writer).map(|key| &key.secret));
+        Decision::Rewritten { plaintext, chain: Some(chain), moves: now != Some(then) }
+    }
+}
+
+/// Whether the target would write a value as it is stored: kube-apiserver's own rule.
+fn is_fresh(
+    rules: &Rules,
+    deks: &Deks,
+    chain: ChainRef,
+    (key, value): (&[u8], &[u8]),
+    plaintext: &[u8],
+    scratch: &mut Plaintext,
+) -> bool {
+    let Some(prepared) = rules.chain(chain) else { return false };
+    let writer = prepared.writer();
+    // Most values that are to be written anew show it by their prefix.
+    let may_be = match prefix::form(value) {
+        Form::Plain | Form::Empty => writer.version.is_empty(),
+        Form::Sealed(sealed) => {
+            (sealed.kind.provider(), sealed.kind.version()) == (writer.provider, writer.version)
+                && sealed.body_under(writer.name.as_bytes()).is_some()
+        }
+        Form::Unrecognised => false,
+    };
+    let opened = |answer| matches!(answer, Answer::Opened { plaintext: same, stale: false, .. } if same == plaintext);
+    may_be && opened(prepared.open(key, value, deks.of(chain), scratch))
+}
+
+/// Why a value cannot be written anew; none if it can.
+fn why_not(verdict: &Verdict<'_>) -> Option<Reason> {
+    let is_another = verdict.findings.contains(ValueFinding::NameMismatch);
+    match verdict.readable {
+        Told::Yes if !is_another => None,
+        _ => Some(verdict.reason.clone().unwrap_or(Reason::Uncovered)),
+    }
+}

@@ -1,0 +1,283 @@
+//! A rewrite from beginning to end: plan, write, prove.
+//!
+//! It is given an empty file that nobody else knows, and leaves it complete, on the disk and proved, or says why not. Names are
+//! for the caller.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use sha2::Digest;
+
+use crate::audit::deks::Deks;
+use crate::audit::rules::Rules;
+use crate::audit::run::{AuditError, Options};
+use crate::audit::survey;
+use crate::kube::key::Roots;
+use crate::kube::select::{SelectError, Selection};
+use crate::source::digest::TRAILER_BYTES;
+use crate::source::snapshot::{PassOptions, Snapshot};
+use crate::source::{Depth, Faults};
+
+use super::buckets::{Edits, Release};
+use super::decide::Policy;
+use super::keep::{KeepError, Kept};
+use super::target::{Randomness, SystemRandomness, Target};
+use super::verify::{self, Proof, Source};
+use super::write::{self, Job, RewriteError, Written};
+
+/// A member's own database grows in steps of so many bytes, so that its length tells it from a snapshot.
+const GROWTH_BYTES: u64 = 16 << 20;
+
+/// The form of the new file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As a server sends it: the pages and their digest.
+    Snapshot,
+    /// As a member keeps it.
+    Database,
+}
+
+/// What is wanted.
+pub struct Request<'r> {
+    /// The configurations that the values are under now.
+    pub current: &'r Rules,
+    /// What their KMS plugins opened.
+    pub deks: &'r Deks,
+    /// What is to be written.
+    pub target: &'r Target,
+    /// Only these resources and names.
+    pub selection: Selection,
+    /// Only these namespaces.
+    pub namespaces: Vec<String>,
+    /// New nonces also for what the target would write as it is.
+    pub all: bool,
+    /// What does not open stays as it is.
+    pub keep_unreadable: bool,
+    /// Also where the store holds its distribution's own record of the configuration.
+    pub keep_distro_state: bool,
+    /// Only the newest revision of each key.
+    pub drop_history: bool,
+    /// The release that it is to start on; none for the one that wrote it.
+    pub for_etcd: Option<Release>,
+    /// The form of the new file; none for the source's.
+    pub form: Option<Form>,
+    /// Where the API servers keep their objects; found by itself where it is not given.
+    pub roots: Option<Roots>,
+    /// Where nonces and IVs come from.
+    pub randomness: &'r dyn Randomness,
+    /// Hashing, threads and progress.
+    pub pass: PassOptions<'r>,
+}
+
+impl<'r> Request<'r> {
+    /// Everything that the target would write in another form, history included.
+    pub fn new(current: &'r Rules, deks: &'r Deks, target: &'r Target) -> Self {
+        Self {
+            current,
+            deks,
+            target,
+            selection: Selection::default(),
+            namespaces: Vec::new(),
+            all: false,
+            keep_unreadable: false,
+            keep_distro_state: false,
+            drop_history: false,
+            for_etcd: None,
+            form: None,
+            roots: None,
+            randomness: &SystemRandomness,
+            pass: PassOptions { digest: true, threads: 0, progress: &|_| () },
+        }
+    }
+}
+
+/// An empty file to write to, and a way to open it once more.
+pub struct Out<'o> {
+    /// Written through this.
+    pub file: &'o File,
+    /// Read back through what this gives.
+    pub reopen: &'o (dyn Fn() -> io::Result<File> + Sync),
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What was read and decided.
+    pub written: Written,
+    /// Whether the result can be taken.
+    pub end: End,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub enum End {
+    /// It was only planned.
+    Planned(Option<Obstacle>),
+    /// Nothing can be taken.
+    Refused(Obstacle),
+    /// The file is complete and proved.
+    Proved(Product),
+}
+
+/// Why a result cannot be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// Values do not open, or would be locked out.
+    Values,
+    /// K3s or RKE2 would bring the old configuration back.
+    Bootstrap,
+    /// OpenShift's operators would bring the old configuration back.
+    Operators,
+}
+
+/// The new file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Product {
+    /// Its form.
+    pub form: Form,
+    /// Its length.
+    pub bytes: u64,
+    /// Its SHA-256.
+    pub sha256: [u8; 32],
+    /// Records that were read back and held against the source's.
+    pub records: u64,
+}
+
+/// Rewrites a snapshot or database into `out`; without it, only plans.
+///
+/// # Errors
+///
+/// [`RunError`]. What `out` holds then is of no use.
+pub fn rewrite(snapshot: &mut Snapshot, request: &Request<'_>, out: Option<&Out<'_>>) -> Result<Outcome, RunError> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(request.pass.threads).build();
+    let pool = pool.map_err(|error| RewriteError::Read(error.into()))?;
+    let select = Options {
+        roots: request.roots.clone(),
+        selection: request.selection.clone(),
+        pass: request.pass,
+        ..Options::default()
+    };
+    let (roots, selected) = survey::select(snapshot, request.current, &select)?;
+    let kept = match request.drop_history {
+        true => Some(pool.install(|| kept(snapshot, request.pass))?),
+        false => None,
+    };
+    let outline = snapshot.lay_out(Depth::Uniform).map_err(RewriteError::Read)?.outline;
+    let mut edits = Edits::default();
+    kept.iter().for_each(|kept| edits.compacted(kept.revision));
+    request.for_etcd.iter().for_each(|release| edits.start_on(*release, &outline.meta));
+    drop(outline);
+    let policy = Policy {
+        current: request.current,
+        deks: request.deks,
+        target: request.target,
+        selected: selected.as_ref(),
+        namespaces: &request.namespaces,
+        all: request.all,
+        keep_unreadable: request.keep_unreadable,
+    };
+    let job =
+        Job { policy, roots, kept: kept.as_ref(), edits, randomness: request.randomness, pass: request.pass };
+    let snapshot = &*snapshot;
+    let written = pool.install(|| write::write(snapshot, &job, out.map(|out| out.file)))?;
+    let obstacle = obstacle(&written, request);
+    let end = match (out, obstacle) {
+        (None, obstacle) => End::Planned(obstacle),
+        (Some(_), Some(obstacle)) => End::Refused(obstacle),
+        (Some(out), None) => End::Proved(pool.install(|| finish(snapshot, &written, request, &job, out))?),
+    };
+    Ok(Outcome { written, end })
+}
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Of the source, or of what was written.
+    #[error(transparent)]
+    Rewrite(#[from] RewriteError),
+    /// The selection names what nothing is called.
+    #[error(transparent)]
+    Select(#[from] SelectError),
+}
+
+impl From<AuditError> for RunError {
+    fn from(error: AuditError) -> Self {
+        match error {
+            AuditError::Read(error) => Self::Rewrite(error.into()),
+            AuditError::Select(error) => Self::Select(error),
+            AuditError::Randomness(error) => Self::Rewrite(error.into()),
+            other => Self::Rewrite(RewriteError::Read(io::Error::other(other.to_string()).into())),
+        }
+    }
+}
+
+impl From<KeepError> for RunError {
+    fn from(error: KeepError) -> Self {
+        match error {
+            KeepError::Read(error) => Self::Rewrite(error.into()),
+            KeepError::Randomness(error) => Self::Rewrite(error.into()),
+        }
+    }
+}
+
+/// What a compaction at the current revision would leave.
+fn kept(snapshot: &mut Snapshot, pass: PassOptions<'_>) -> Result<Kept, RunError> {
+    let laid = snapshot.lay_out(Depth::Uniform).map_err(RewriteError::Read)?;
+    let groups = laid.groups();
+    let mut reader = groups.reader();
+    let leaves = groups.leaves();
+    reader.load(leaves.saturating_sub(1), leaves, &mut Faults::new());
+    let last = (0..reader.len()).rev().find_map(|number| reader.record(number)?.ok());
+    let highest = last.map(|record| record.revision.revision.main);
+    let meta = laid.outline.meta.clone();
+    Ok(Kept::find(snapshot, &meta, highest, pass)?)
+}
+
+fn obstacle(written: &Written, request: &Request<'_>) -> Option<Obstacle> {
+    let state = written.moves && !request.keep_distro_state;
+    match written.inside {
+        _ if !written.refused.is_empty() => Some(Obstacle::Values),
+        inside if state && inside.bootstrap => Some(Obstacle::Bootstrap),
+        inside if state && inside.operators => Some(Obstacle::Operators),
+        _ => None,
+    }
+}
+
+/// Brings the file to the disk, proves it, and ends it as its form wants.
+fn finish(
+    snapshot: &Snapshot,
+    written: &Written,
+    request: &Request<'_>,
+    job: &Job<'_>,
+    out: &Out<'_>,
+) -> Result<Product, RewriteError> {
+    out.file.sync_all()?;
+    let source = Source { snapshot, depth: written.depth, roots: &written.roots };
+    let Proof { mut hash, records } = verify::verify(&source, job, (out.reopen)()?)?;
+    let pages = out.file.metadata()?.len();
+    let is_snapshot = snapshot.has_trailer() || snapshot.lost_its_trailer();
+    let form = request.form.unwrap_or(if is_snapshot { Form::Snapshot } else { Form::Database });
+    let bytes = match form {
+        Form::Snapshot => {
+            let digest: [u8; 32] = hash.clone().finalize().into();
+            out.file.write_all_at(&digest, pages)?;
+            hash.update(digest);
+            pages + TRAILER_BYTES
+        }
+        Form::Database => {
+            let bytes = (pages / GROWTH_BYTES + 1) * GROWTH_BYTES;
+            out.file.set_len(bytes)?;
+            let zeros = vec![0; 1 << 20];
+            let mut left = usize::try_from(bytes - pages).unwrap_or(0);
+            while left > 0 {
+                let piece = zeros.get(..left.min(zeros.len())).unwrap_or_default();
+                hash.update(piece);
+                left -= piece.len();
+            }
+            bytes
+        }
+    };
+    out.file.sync_all()?;
+    Ok(Product { form, bytes, sha256: hash.finalize().into(), records })
+}

@@ -1,0 +1,175 @@
+//! Records with new values, made many at a time: where a cipher is serial within a value, values are sealed side by side.
+
+use std::io;
+
+use crate::audit::rules::ChainRef;
+use crate::bbolt::write::{Packer, WriteError};
+use crate::etcd::{KeyValue, RevisionKey};
+use crate::provider::chain::Unsealed;
+use crate::provider::fault::SealError;
+
+use super::target::{Randomness, Target};
+
+/// Bytes of records that are gathered before they are sealed and packed.
+const BATCH_BYTES: usize = 256 << 10;
+
+/// Why a value could not be sealed or packed.
+#[derive(Debug, thiserror::Error)]
+pub enum MakeError {
+    /// The cipher, or the randomness that it needs.
+    #[error("the value at revision {revision} cannot be sealed: {source}")]
+    Seal {
+        /// Its main revision.
+        revision: i64,
+        /// Why.
+        source: SealError,
+    },
+    /// It came out in another length than it was to have.
+    #[error("the value at revision {0} has another length than its cipher says")]
+    Length(i64),
+    /// It cannot be packed.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// Records that are being made.
+#[derive(Debug)]
+pub struct Batch {
+    /// Records one behind the other. Only between two calls of [`seal`](Self::seal) is there plaintext in it.
+    bytes: Vec<u8>,
+    /// The key and the end of each.
+    records: Vec<(RevisionKey, usize)>,
+    /// What is not sealed yet, by chain.
+    unsealed: Vec<(ChainRef, Vec<Unsealed>)>,
+}
+
+impl Batch {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self { bytes: Vec::with_capacity(2 * BATCH_BYTES), records: Vec::new(), unsealed: Vec::new() }
+    }
+
+    /// Adds a record as it is.
+    pub fn keep(&mut self, key: RevisionKey, record: &[u8], target: &Target) {
+        self.reserve(record.len(), target);
+        self.bytes.extend_from_slice(record);
+        self.records.push((key, self.bytes.len()));
+    }
+
+    /// Adds a record whose value is written anew.
+    pub fn rewrite(
+        &mut self,
+        key: RevisionKey,
+        record: &[u8],
+        (kv, plaintext): (&KeyValue<'_>, &[u8]),
+        chain: Option<ChainRef>,
+        (target, randomness): (&Target, &dyn Randomness),
+    ) -> Result<(), MakeError> {
+        let revision = key.revision.main;
+        let sealer = Sealer::of(target, chain);
+        let value_bytes = sealer.bytes(plaintext.len()).map_err(|source| MakeError::Seal { revision, source })?;
+        self.reserve(record.len() + value_bytes, target);
+        // It was decoded a moment ago, so it is a record.
+        KeyValue::put_before_value(record, &mut self.bytes);
+        KeyValue::put_value_head(value_bytes, &mut self.bytes);
+        let start = self.bytes.len();
+        let fill = |bytes: &mut [u8]| randomness.fill(&key, bytes);
+        let unsealed = sealer.seal(kv.key, plaintext, fill, &mut self.bytes);
+        match unsealed.map_err(|source| MakeError::Seal { revision, source })? {
+            Some((chain, unsealed)) => match self.unsealed.iter_mut().find(|(known, _)| *known == chain) {
+                Some((_, waiting)) => waiting.push(unsealed),
+                None => self.unsealed.push((chain, vec![unsealed])),
+            },
+            None => {}
+        }
+        if self.bytes.len() - start != value_bytes {
+            return Err(MakeError::Length(revision));
+        }
+        KeyValue::put_behind_value(record, &mut self.bytes);
+        self.records.push((key, self.bytes.len()));
+        Ok(())
+    }
+
+    /// Whether it is time to [`pack`](Self::pack).
+    pub fn is_full(&self) -> bool {
+        self.bytes.len() >= BATCH_BYTES
+    }
+
+    /// Seals what is not sealed yet and gives all records to `packer`.
+    pub fn pack(&mut self, packer: &mut Packer, target: &Target) -> Result<(), MakeError> {
+        self.seal(target);
+        let mut start = 0;
+        for (key, end) in self.records.drain(..) {
+            packer.push(&key.encode(), self.bytes.get(start..end).unwrap_or_default())?;
+            start = end;
+        }
+        self.bytes.clear();
+        Ok(())
+    }
+
+    /// Makes room. A buffer that moves must not leave plaintext behind.
+    fn reserve(&mut self, bytes: usize, target: &Target) {
+        // Numbers and lengths of the fields around the value.
+        let bytes = bytes + 64;
+        if self.bytes.capacity() - self.bytes.len() < bytes {
+            self.seal(target);
+            self.bytes.reserve(bytes);
+        }
+    }
+
+    fn seal(&mut self, target: &Target) {
+        let Target::Configured { rules, .. } = target else { return };
+        for (chain, unsealed) in &mut self.unsealed {
+            if let Some(chain) = rules.chain(*chain) {
+                chain.seal_all(&mut self.bytes, unsealed);
+            }
+            unsealed.clear();
+        }
+    }
+}
+
+/// What seals a value.
+enum Sealer<'s> {
+    /// Nothing does.
+    Plaintext,
+    /// The first key of a chain.
+    Chain(ChainRef, &'s crate::provider::chain::Chain),
+}
+
+impl<'s> Sealer<'s> {
+    fn of(target: &'s Target, chain: Option<ChainRef>) -> Self {
+        let Target::Configured { rules, .. } = target else { return Self::Plaintext };
+        match chain.and_then(|chain| Some((chain, rules.chain(chain)?))) {
+            Some((chain, prepared)) => Self::Chain(chain, prepared),
+            None => Self::Plaintext,
+        }
+    }
+
+    fn bytes(&self, plaintext: usize) -> Result<usize, SealError> {
+        match self {
+            Self::Plaintext => Ok(plaintext),
+            Self::Chain(_, chain) => {
+                chain.sealed_bytes(plaintext).ok_or_else(|| SealError::Kms(chain.writer().name.to_owned()))
+            }
+        }
+    }
+
+    fn seal(
+        &self,
+        aad: &[u8],
+        plaintext: &[u8],
+        fill: impl FnMut(&mut [u8]) -> io::Result<()>,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<(ChainRef, Unsealed)>, SealError> {
+        match self {
+            Self::Plaintext => {
+                out.extend_from_slice(plaintext);
+                Ok(None)
+            }
+            Self::Chain(number, chain) => {
+                let unsealed = chain.seal_later(aad, plaintext, fill, out)?;
+                Ok(unsealed.map(|unsealed| (*number, unsealed)))
+            }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The plan: what becomes of how many values, by resource and by the key they are on now. It is what a dry run shows.
+//!
+//! Workers number the kinds of fate that they meet; the number is the tag of a record's trace, so that it shows at the end
+//! which of them are entries and which are history.
+
+use std::collections::HashMap;
+use std::ops::AddAssign;
+use std::sync::Mutex;
+
+use crate::audit::rules::ChainRef;
+use crate::kube::key::Address;
+use crate::kube::resource::GroupResource;
+use crate::provider::prefix::SealedKind;
+use crate::source::trace::{TAGS, Trace};
+
+use super::decide::{Decided, Decision, Stays};
+
+/// What becomes of values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Fate {
+    /// They are written with this chain's key, or as plaintext.
+    Rewritten(Option<ChainRef>),
+    /// They stay.
+    Stays(Stays),
+    /// They keep the result from being taken.
+    Refused,
+    /// There is no value, since the record says that the key was deleted.
+    Deleted,
+}
+
+/// Values of one resource, on one key, with one fate.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Kind {
+    /// The resource; none for what is no API object.
+    pub resource: Option<GroupResource>,
+    /// What becomes of them.
+    pub fate: Fate,
+    /// The provider that they are sealed with now; none for plaintext.
+    pub from: Option<SealedKind>,
+    /// The name of its key, as far as it is known.
+    pub from_name: Vec<u8>,
+}
+
+/// How many there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// What API servers read.
+    pub entries: u64,
+    /// Older revisions, and what precedes a deletion.
+    pub history: u64,
+}
+
+impl AddAssign for Count {
+    fn add_assign(&mut self, other: Self) {
+        self.entries += other.entries;
+        self.history += other.history;
+    }
+}
+
+/// The kinds that all workers met, by number.
+#[derive(Debug, Default)]
+pub struct Kinds {
+    numbers: Mutex<HashMap<Kind, u32>>,
+}
+
+impl Kinds {
+    /// The number of a kind.
+    pub fn number(&self, kind: &Kind) -> u32 {
+        let mut numbers = self.numbers.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let next = u32::try_from(numbers.len()).unwrap_or(TAGS).min(TAGS - 1);
+        match numbers.get(kind) {
+            Some(number) => *number,
+            None => *numbers.entry(kind.clone()).or_insert(next),
+        }
+    }
+
+    /// All of them, by number.
+    pub fn into_table(self) -> Vec<Kind> {
+        let numbers = self.numbers.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut kinds: Vec<_> = numbers.into_iter().map(|(kind, number)| (number, kind)).collect();
+        kinds.sort_by_key(|(number, _)| *number);
+        kinds.into_iter().map(|(_, kind)| kind).collect()
+    }
+}
+
+/// What a worker remembers of the kinds that it met, so that counting costs little.
+#[derive(Debug)]
+pub struct Memory<'m> {
+    kinds: &'m Kinds,
+    known: HashMap<Kind, u32>,
+    last: Option<(Kind, u32)>,
+}
+
+impl<'m> Memory<'m> {
+    /// Of nothing yet.
+    pub fn new(kinds: &'m Kinds) -> Self {
+        Self { kinds, known: HashMap::new(), last: None }
+    }
+
+    /// The number of a value's kind.
+    pub fn number(&mut self, address: &Address<'_>, decided: &Decided<'_>) -> u32 {
+        let fate = match &decided.decision {
+            Decision::Stays(why) => Fate::Stays(*why),
+            Decision::Rewritten { chain, .. } => Fate::Rewritten(*chain),
+            Decision::Refused(_) => Fate::Refused,
+        };
+        let name = decided.key_name.as_deref().unwrap_or_default();
+        if let Some((last, number)) = &self.last
+            && (last.fate, last.from) == (fate, decided.kind)
+            && last.from_name == name
+            && same_resource(last.resource.as_ref(), address)
+        {
+            return *number;
+        }
+        let resource = match address {
+            Address::Object(object) => Some(object.group_resource()),
+            Address::Reserved(_) | Address::Foreign => None,
+        };
+        self.look_up(Kind { resource, fate, from: decided.kind, from_name: name.to_vec() })
+    }
+
+    /// The number of deletions.
+    pub fn deleted(&mut self) -> u32 {
+        let deletion = Kind { resource: None, fate: Fate::Deleted, from: None, from_name: Vec::new() };
+        match self.known.get(&deletion) {
+            Some(number) => *number,
+            None => self.look_up(deletion),
+        }
+    }
+
+    fn look_up(&mut self, kind: Kind) -> u32 {
+        let number = match self.known.get(&kind) {
+            Some(number) => *number,
+            None => {
+                let number = self.kinds.number(&kind);
+                self.known.insert(kind.clone(), number);
+                number
+            }
+        };
+        self.last = Some((kind, number));
+        number
+    }
+}
+
+fn same_resource(known: Option<&GroupResource>, address: &Address<'_>) -> bool {
+    match (known, address) {
+        (Some(known), Address::Object(object)) => known.group == object.group && known.resource == object.resource,
+        (None, Address::Reserved(_) | Address::Foreign) => true,
+        _ => false,
+    }
+}
+
+/// Counts by kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    counts: Vec<Count>,
+}
+
+impl Tally {
+    /// Adds a key's records, oldest first.
+    pub fn add(&mut self, table: &[Kind], records: &[Trace]) {
+        let is_deleted = |trace: &Trace| {
+            table.get(trace.tag() as usize).is_some_and(|kind| kind.fate == Fate::Deleted)
+        };
+        let newest = records.len().saturating_sub(1);
+        for (number, record) in records.iter().enumerate().filter(|(_, record)| !is_deleted(record)) {
+            let kind = record.tag() as usize;
+            if self.counts.len() <= kind {
+                self.counts.resize(kind + 1, Count::default());
+            }
+            let one = match number == newest {
+                true => Count { entries: 1, history: 0 },
+                false => Count { entries: 0, history: 1 },
+            };
+            if let Some(count) = self.counts.get_mut(kind) {
+                *count += one;
+            }
+        }
+    }
+
+    /// Each kind with its count, in order.
+    pub fn rows(self, table: Vec<Kind>) -> Vec<(Kind, Count)> {
+        let counts = self.counts.into_iter().chain(std::iter::repeat(Count::default()));
+        let mut rows: Vec<_> = table.into_iter().zip(counts).filter(|(_, count)| *count != Count::default()).collect();
+        rows.sort_by(|(one, _), (other, _)| one.cmp(other));
+        rows
+    }
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        if self.counts.len() < other.counts.len() {
+            self.counts.resize(other.counts.len(), Count::default());
+        }
+        self.counts.iter_mut().zip(other.counts).for_each(|(own, other)| *own += other);
+    }
+}

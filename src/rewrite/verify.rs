@@ -1,0 +1,330 @@
+//! The proof: the written file is read back, every page checked, and held against the source record by record.
+//!
+//! * Whatever the rewrite left alone is the same byte for byte; of what it wrote anew everything but the value is.
+//! * Each value that was written anew opens with the target configuration alone, by its first key, to exactly what the source's
+//!   value holds, which is opened once more for that.
+//! * No record is missing and none is there that the source has not; the other buckets hold what they are to hold.
+//! * Every page is reached, every invariant of `check` holds, and no byte stands where nothing belongs.
+//!
+//! What is to become of each record is decided anew here from the source, not taken from who wrote the file.
+
+use std::fs::File;
+use std::io;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sha2::{Digest, Sha256};
+
+use crate::bbolt::check::Checker;
+use crate::bbolt::page::LeafElement;
+use crate::bbolt::{Fault, FaultKind, Faults};
+use crate::etcd::{KeyValue, schema};
+use crate::kube::key::Roots;
+use crate::provider::chain::Answer;
+use crate::provider::plaintext::Plaintext;
+use crate::source::digest;
+use crate::source::ordered::{Groups, LeafReader};
+use crate::source::snapshot::{LaidOut, Snapshot};
+use crate::source::{Depth, PageFile, Record};
+
+use super::buckets::{self, Edits};
+use super::decide::{Decision, Policy, Scratch};
+use super::target::Target;
+use super::write::{Folders, Job, RewriteError};
+
+/// What the proof needs to know of the source.
+pub struct Source<'s> {
+    /// The source.
+    pub snapshot: &'s Snapshot,
+    /// How deep its tree is known to be.
+    pub depth: Depth,
+    /// Where the API servers keep their objects.
+    pub roots: &'s Roots,
+}
+
+/// What was proved.
+#[derive(Clone, Debug)]
+pub struct Proof {
+    /// SHA-256 over all that was read back, to go on with whatever the file ends with.
+    pub hash: Sha256,
+    /// Records that were held against the source's.
+    pub records: u64,
+}
+
+/// Reads back what `file` holds and proves it.
+///
+/// # Errors
+///
+/// [`RewriteError::Unproved`] with the first thing that is not as it should be.
+pub fn verify(source: &Source<'_>, job: &Job<'_>, file: File) -> Result<Proof, RewriteError> {
+    let written = Snapshot::open(file).map_err(|error| RewriteError::Unproved(error.to_string()))?;
+    let (old, new) = (source.snapshot.lay_out(source.depth)?, lay_out(&written)?);
+    let (old_groups, new_groups) = (old.groups(), new.groups());
+    let held = Held { source, job, old: &old_groups, new: &new_groups, records: AtomicU64::new(0) };
+    let (hash, faults) = held.all(&written)?;
+    let records = held.records.into_inner();
+    let outcome = new.finish(faults);
+    let first = outcome.faults.into_sorted().into_iter().next();
+    if let Some(fault) = first {
+        return Err(RewriteError::Unproved(fault.to_string()));
+    }
+    if outcome.free_pages > 0 {
+        let free = outcome.free_pages;
+        return Err(RewriteError::Unproved(format!("{free} pages hold nothing of the source's")));
+    }
+    same_buckets(source.snapshot.pages(), written.pages(), &job.edits)?;
+    Ok(Proof { hash, records })
+}
+
+fn lay_out(written: &Snapshot) -> Result<LaidOut<'_>, RewriteError> {
+    written.lay_out(Depth::Uniform).map_err(|error| RewriteError::Unproved(error.to_string()))
+}
+
+/// Two stores that are held against each other.
+struct Held<'h> {
+    source: &'h Source<'h>,
+    job: &'h Job<'h>,
+    old: &'h Groups<'h>,
+    new: &'h Groups<'h>,
+    records: AtomicU64,
+}
+
+impl Held<'_> {
+    /// Holds all records against one another, while a thread hashes what was written.
+    fn all(&self, written: &Snapshot) -> Result<(Sha256, Faults), RewriteError> {
+        let pages = written.pages();
+        let hashed = Mutex::new(None);
+        let compared: Mutex<Vec<Result<Faults, RewriteError>>> = Mutex::new(Vec::new());
+        rayon::scope(|scope| {
+            scope.spawn(|_| {
+                let digests = digest::hash(pages.file(), pages.file_bytes(), self.job.pass.progress);
+                *hashed.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(digests);
+            });
+            for _ in 0..rayon::current_num_threads() {
+                scope.spawn(|_| {
+                    let result = Comparing::new(self).work();
+                    compared.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(result);
+                });
+            }
+        });
+        let mut faults = Faults::new();
+        for result in compared.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+            faults.append(result?);
+        }
+        let hashed = hashed.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let unhashed = || io::Error::other("it was not hashed");
+        Ok((hashed.ok_or_else(unhashed).flatten()?, faults))
+    }
+}
+
+/// A worker that goes over both stores in step.
+struct Comparing<'c> {
+    held: &'c Held<'c>,
+    old: LeafReader<'c>,
+    new: Follower<'c>,
+    guards: Folders,
+    scratch: Scratch,
+    /// Room for one record.
+    expected: Vec<u8>,
+    /// What a written value holds.
+    opened: Plaintext,
+    faults: Faults,
+}
+
+impl<'c> Comparing<'c> {
+    fn new(held: &'c Held<'c>) -> Self {
+        Self {
+            held,
+            old: held.old.reader(),
+            new: Follower { groups: held.new, reader: held.new.reader(), leaf: 0, pair: 0, end: 0, loaded: false },
+            guards: Folders::default(),
+            scratch: Scratch::default(),
+            expected: Vec::new(),
+            opened: Plaintext::new(),
+            faults: Faults::new(),
+        }
+    }
+
+    fn work(mut self) -> Result<Faults, RewriteError> {
+        while let Some((_, leaves)) = self.held.old.take() {
+            let mut begun = false;
+            for leaf in leaves.clone() {
+                let bytes = self.old.load(leaf, leaves.end, &mut self.faults);
+                (self.held.job.pass.progress)(bytes);
+                self.leaf(leaf, &mut begun)?;
+            }
+            if begun {
+                self.new.ends()?;
+            }
+        }
+        Ok(self.faults)
+    }
+
+    fn leaf(&mut self, leaf: usize, begun: &mut bool) -> Result<(), RewriteError> {
+        let kept = self.held.job.kept.map(|kept| kept.on(leaf));
+        for number in 0..self.old.len() {
+            let Some(element) = self.old.pair(number) else { continue };
+            let Some(Ok(record)) = self.old.record(number) else { continue };
+            if kept.is_some_and(|kept| kept.binary_search(&record.place).is_err()) {
+                continue;
+            }
+            if !*begun {
+                self.new.begin(element.key, &mut self.faults);
+                *begun = true;
+            }
+            let found = self.new.next(&mut self.faults)?;
+            if found.key != element.key {
+                return Err(unlike(&record, "is not in its place"));
+            }
+            let mut comparing = One {
+                policy: &self.held.job.policy,
+                roots: self.held.source.roots,
+                guards: &mut self.guards,
+                scratch: &mut self.scratch,
+                expected: &mut self.expected,
+                opened: &mut self.opened,
+            };
+            comparing.compare(&record, element.value, found.value)?;
+            self.held.records.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// One record and what was written of it.
+struct One<'o> {
+    policy: &'o Policy<'o>,
+    roots: &'o Roots,
+    guards: &'o mut Folders,
+    scratch: &'o mut Scratch,
+    expected: &'o mut Vec<u8>,
+    opened: &'o mut Plaintext,
+}
+
+impl One<'_> {
+    fn compare(&mut self, record: &Record<'_>, stored: &[u8], found: &[u8]) -> Result<(), RewriteError> {
+        if record.revision.tombstone {
+            return if found == stored { Ok(()) } else { Err(unlike(record, "is another deletion")) };
+        }
+        let kv = &record.kv;
+        let address = self.roots.locate(kv.key);
+        let guards = self.guards.of(&address, kv.key, self.policy);
+        let decided = self.policy.decide(&address, guards, kv.key, kv.value, self.scratch);
+        let (plaintext, chain) = match decided.decision {
+            Decision::Stays(_) if found == stored => return Ok(()),
+            Decision::Stays(_) => return Err(unlike(record, "was to stay and differs")),
+            Decision::Refused(_) => return Err(unlike(record, "does not open")),
+            Decision::Rewritten { plaintext, chain, .. } => (plaintext, chain),
+        };
+        let Some(written) = KeyValue::decode(found) else { return Err(unlike(record, "is no record")) };
+        self.expected.clear();
+        KeyValue::put_before_value(stored, self.expected);
+        KeyValue::put_value_head(written.value.len(), self.expected);
+        self.expected.extend_from_slice(written.value);
+        KeyValue::put_behind_value(stored, self.expected);
+        if self.expected != found {
+            return Err(unlike(record, "differs in more than its value"));
+        }
+        let (Target::Configured { rules, deks }, Some(chain)) = (self.policy.target, chain) else {
+            return if written.value == plaintext { Ok(()) } else { Err(unlike(record, "is not the plaintext")) };
+        };
+        let Some(prepared) = rules.chain(chain) else { return Err(unlike(record, "has no chain")) };
+        match prepared.open(kv.key, written.value, deks.of(chain), self.opened) {
+            Answer::Opened { plaintext: opened, provider: 0, key: 0, stale: false } if opened == plaintext => Ok(()),
+            Answer::Opened { provider: 0, key: 0, stale: false, .. } => Err(unlike(record, "opens as something else")),
+            Answer::Opened { .. } => Err(unlike(record, "is not on the key that the target writes with")),
+            Answer::Failed(failure) => Err(unlike(record, &format!("does not open: {failure}"))),
+            Answer::Waits { .. } => Err(unlike(record, "waits for a KMS plugin that was not asked")),
+        }
+    }
+}
+
+fn unlike(record: &Record<'_>, what: &str) -> RewriteError {
+    let main = record.revision.revision.main;
+    RewriteError::Unproved(format!("the record at revision {main} {what}"))
+}
+
+/// The records of the written file, from any of them on.
+struct Follower<'f> {
+    groups: &'f Groups<'f>,
+    reader: LeafReader<'f>,
+    leaf: usize,
+    pair: usize,
+    end: usize,
+    loaded: bool,
+}
+
+impl Follower<'_> {
+    /// Goes to the leaf on which `key` must be.
+    fn begin(&mut self, key: &[u8], faults: &mut Faults) {
+        self.end = self.groups.leaves();
+        self.leaf = self.groups.leaf_of(key).unwrap_or(self.end);
+        self.load(faults);
+    }
+
+    /// The next pair.
+    fn next(&mut self, faults: &mut Faults) -> Result<LeafElement<'_>, RewriteError> {
+        if self.pair == self.reader.len() {
+            self.leaf += 1;
+            self.load(faults);
+        }
+        let number = self.pair;
+        self.pair += 1;
+        let missing = || RewriteError::Unproved("records are missing at its end".into());
+        self.reader.pair(number).filter(|_| self.loaded).ok_or_else(missing)
+    }
+
+    /// What was packed together ends together.
+    fn ends(&self) -> Result<(), RewriteError> {
+        match self.loaded && self.pair == self.reader.len() {
+            true => Ok(()),
+            false => Err(RewriteError::Unproved(format!("page {} holds more than it should", self.reader.page()))),
+        }
+    }
+
+    fn load(&mut self, faults: &mut Faults) {
+        self.pair = 0;
+        self.loaded = self.leaf < self.end;
+        if !self.loaded {
+            return;
+        }
+        self.reader.load(self.leaf, self.end, faults);
+        if let Some(offset) = self.reader.slack() {
+            let detail = "holds bytes behind its last record";
+            faults.push(Fault::page(self.reader.page(), FaultKind::Element, detail).at(offset));
+        }
+    }
+}
+
+/// Everything but the records must be the source's, with the changes that were asked for.
+fn same_buckets(old: &PageFile, new: &PageFile, edits: &Edits) -> Result<(), RewriteError> {
+    if digest_of_buckets(old, edits) == digest_of_buckets(new, &Edits::default()) {
+        return Ok(());
+    }
+    Err(RewriteError::Unproved("its other buckets do not hold what they are to hold".into()))
+}
+
+/// A digest over names, sequences and pairs of all buckets but `key`, and over the name and sequence of that.
+fn digest_of_buckets(file: &PageFile, edits: &Edits) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    let mut add = |part: &[u8]| {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    };
+    let mut checker = Checker::new(file);
+    for (name, bucket) in checker.top_level() {
+        add(&name);
+        add(&bucket.sequence.to_le_bytes());
+        if name == schema::KEY {
+            continue;
+        }
+        let outcome: Result<(), std::convert::Infallible> =
+            buckets::walk(&mut checker, (&name, &bucket), edits, &mut |_| (), &mut |key, value| {
+                add(key);
+                add(value);
+                Ok(())
+            });
+        let Ok(()) = outcome;
+    }
+    hash.finalize().into()
+}

@@ -1,0 +1,550 @@
+//! The whole store into a file, in one pass over the source: every value decided, sealed and packed by the worker that reads
+//! it, in the order of keys. Without a file it is only planned.
+//!
+//! One thread hashes the source for itself meanwhile, then joins the workers; another one has the system write what is
+//! done to the disk, so that little is left to wait for at the end.
+
+use std::fs::File;
+use std::io;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::audit::survey;
+use crate::bbolt::check::Checker;
+use crate::bbolt::meta::Meta;
+use crate::bbolt::write::{Fill, WriteError, Writer};
+use crate::bbolt::{Fault, Faults};
+use crate::etcd::schema;
+use crate::kube::key::{Address, Reserved, Roots};
+use crate::source::digest::{self, Digests, Trailer};
+use crate::source::ordered::{Groups, LeafReader};
+use crate::source::snapshot::{LaidOut, PassOptions, ReadError, Snapshot};
+use crate::source::trace::{TraceKey, Traces, settle};
+use crate::source::{Depth, Record, SCHEMA_FAULT, StoreMeta};
+
+use super::buckets::{self, Edits};
+use super::decide::{Decided, Decision, Guards, Policy, Scratch};
+use super::keep::Kept;
+use super::seal::{Batch, MakeError};
+use super::tally::{Count, Kind, Kinds, Memory, Tally};
+use super::target::Randomness;
+use super::turns::Turns;
+
+/// Packed pages of one group that are handed over before it is done, so that large values do not fill the memory.
+const PART_BYTES: usize = 4 << 20;
+
+/// Refused values that are named; of more only the number is told.
+const NAMED_REFUSED: usize = 100_000;
+
+/// Bytes that may be written before the system is asked again to bring them to the disk.
+const SYNC_BYTES: u64 = 32 << 20;
+
+/// How often it is looked whether there are so many.
+const SYNC_PAUSE: Duration = Duration::from_millis(5);
+
+/// What is to be written, and how.
+pub struct Job<'j> {
+    /// What becomes of a value.
+    pub policy: Policy<'j>,
+    /// Where the API servers keep their objects; found by itself where it is not given.
+    pub roots: Option<Roots>,
+    /// Only these records; none for all.
+    pub kept: Option<&'j Kept>,
+    /// Changes beside the records.
+    pub edits: Edits,
+    /// Where nonces and IVs come from.
+    pub randomness: &'j dyn Randomness,
+    /// Hashing, threads and progress.
+    pub pass: PassOptions<'j>,
+}
+
+/// A value that keeps the result from being taken.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Refused {
+    /// Its etcd key.
+    pub key: Vec<u8>,
+    /// Its main revision.
+    pub revision: i64,
+    /// Why, in a sentence.
+    pub why: String,
+}
+
+/// What was read and, where there was a file, written.
+#[derive(Debug)]
+pub struct Written {
+    /// What became of how many.
+    pub rows: Vec<(Kind, Count)>,
+    /// What keeps the result from being taken, by key and revision: the first ones.
+    pub refused: Vec<Refused>,
+    /// What the distribution keeps inside the store of its own configuration.
+    pub inside: Inside,
+    /// Whether any value comes to be on another key.
+    pub moves: bool,
+    /// What etcd notes about itself in the source.
+    pub meta: StoreMeta,
+    /// The source's current revision.
+    pub revision: i64,
+    /// The source's digests.
+    pub digests: Option<Digests>,
+    /// Where the API servers keep their objects.
+    pub roots: Roots,
+    /// How deep the tree of the source is known to be.
+    pub depth: Depth,
+    /// The newer meta record of what was written.
+    pub written: Option<Meta>,
+}
+
+/// What of its distribution's own record of the configuration a store holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Inside {
+    /// `/bootstrap/*` of K3s or RKE2.
+    pub bootstrap: bool,
+    /// The encryption Secrets of OpenShift's operators.
+    pub operators: bool,
+}
+
+/// Why nothing was written, or not all.
+#[derive(Debug, thiserror::Error)]
+pub enum RewriteError {
+    /// The source cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Parts of the source do not hold.
+    #[error("is damaged in {total} places, first: {}", .faults.first().map_or(String::new(), ToString::to_string))]
+    Damaged {
+        /// The first ones by place.
+        faults: Vec<Fault>,
+        /// How many there are.
+        total: u64,
+    },
+    /// The digest at its end is not that of its bytes.
+    #[error("has a digest at its end that does not fit its bytes: it was changed after it was taken, or is damaged")]
+    Trailer,
+    /// There is no randomness to be had.
+    #[error("the system gives no randomness: {0}")]
+    Randomness(#[from] getrandom::Error),
+    /// A value could not be sealed or packed.
+    #[error(transparent)]
+    Make(#[from] MakeError),
+    /// The new file could not be written.
+    #[error("the new file {0}")]
+    Write(#[from] WriteError),
+    /// What was written is not what it was to be.
+    #[error("the new file is not what it was to be: {0}")]
+    Unproved(String),
+}
+
+impl From<io::Error> for RewriteError {
+    fn from(error: io::Error) -> Self {
+        Self::Write(error.into())
+    }
+}
+
+/// Reads the whole source and decides about every value; with `out` writes all of it, too.
+///
+/// # Errors
+///
+/// A source that does not hold is refused; refused values are not an error here, since all of them are to be told.
+pub fn write(snapshot: &Snapshot, job: &Job<'_>, out: Option<&File>) -> Result<Written, RewriteError> {
+    let mut roots = job.roots.clone();
+    let mut depth = Depth::Uniform;
+    loop {
+        let attempt = attempt(snapshot, job, out, roots.clone(), depth)?;
+        match attempt {
+            Attempt::Done(written) => return Ok(*written),
+            Attempt::NotUniform => depth = Depth::Unknown,
+            Attempt::OtherRoots => roots = Some(survey::ordered_roots(snapshot, depth)?),
+        }
+    }
+}
+
+enum Attempt {
+    Done(Box<Written>),
+    /// The tree is not as deep everywhere as at its left edge.
+    NotUniform,
+    /// A key looks like an object's below a root that was not among the sampled keys.
+    OtherRoots,
+}
+
+fn attempt(
+    snapshot: &Snapshot,
+    job: &Job<'_>,
+    out: Option<&File>,
+    roots: Option<Roots>,
+    depth: Depth,
+) -> Result<Attempt, RewriteError> {
+    let laid = snapshot.lay_out(depth)?;
+    let given = roots.is_some();
+    let roots = roots.unwrap_or_else(|| survey::sampled_roots(snapshot.pages(), &laid.outline));
+    let groups = laid.groups();
+    let kinds = Kinds::default();
+    let common = Common {
+        job,
+        roots: &roots,
+        kinds: &kinds,
+        key: TraceKey::random()?,
+        refused: AtomicBool::new(false),
+        failed: AtomicBool::new(false),
+    };
+    let (read, meta) = match out {
+        None => (common.read(snapshot, &groups, None)?, None),
+        Some(file) => common.copy(snapshot, &groups, file).map(|(read, meta)| (read, Some(meta)))?,
+    };
+    if groups.not_uniform() {
+        return Ok(Attempt::NotUniform);
+    }
+    if read.unlisted && !given {
+        return Ok(Attempt::OtherRoots);
+    }
+    let outline_meta = laid.outline.meta.clone();
+    sound(snapshot, laid, read.faults, read.digests)?;
+    let table = kinds.into_table();
+    let mut tally = Tally::default();
+    settle(read.traces, Tally::default, |tally, records| tally.add(&table, records))
+        .into_iter()
+        .for_each(|part| tally += part);
+    let mut refused = read.refused;
+    refused.sort();
+    refused.truncate(NAMED_REFUSED);
+    Ok(Attempt::Done(Box::new(Written {
+        rows: tally.rows(table),
+        refused,
+        inside: read.inside,
+        moves: read.moves,
+        revision: outline_meta.current_revision(read.highest),
+        meta: outline_meta,
+        digests: read.digests,
+        roots,
+        depth,
+        written: meta,
+    })))
+}
+
+/// The source must hold in every way that `check` knows.
+fn sound(
+    snapshot: &Snapshot,
+    laid: LaidOut<'_>,
+    found: Faults,
+    digests: Option<Digests>,
+) -> Result<(), RewriteError> {
+    let faults = laid.finish(found).faults;
+    if snapshot.changed().map_err(ReadError::Io)? {
+        return Err(ReadError::Changing.into());
+    }
+    if !faults.is_empty() {
+        let total = faults.total();
+        return Err(RewriteError::Damaged { faults: faults.into_sorted(), total });
+    }
+    if digests.is_some_and(|digests| digests.trailer == Trailer::Mismatch) {
+        return Err(RewriteError::Trailer);
+    }
+    Ok(())
+}
+
+/// What all workers share.
+struct Common<'c> {
+    job: &'c Job<'c>,
+    roots: &'c Roots,
+    kinds: &'c Kinds,
+    key: TraceKey,
+    /// A value was refused, so nothing needs to be written any more.
+    refused: AtomicBool,
+    /// Writing failed, so nothing needs to be read any more.
+    failed: AtomicBool,
+}
+
+/// What the workers gave, put together.
+#[derive(Default)]
+struct ReadAll {
+    traces: Vec<Traces>,
+    refused: Vec<Refused>,
+    inside: Inside,
+    moves: bool,
+    unlisted: bool,
+    highest: Option<i64>,
+    digests: Option<Digests>,
+    faults: Faults,
+}
+
+impl Common<'_> {
+    /// Copies every bucket, the records rewritten, and ends the file.
+    fn copy(&self, snapshot: &Snapshot, groups: &Groups<'_>, file: &File) -> Result<(ReadAll, Meta), RewriteError> {
+        let (written, done) = (AtomicU64::new(0), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let syncing = scope.spawn(|| bring_to_disk(file, &written, &done));
+            let outcome = self.copy_all(snapshot, groups, file, &|bytes| {
+                written.fetch_add(bytes, Ordering::Relaxed);
+            });
+            done.store(true, Ordering::Relaxed);
+            let synced = syncing.join().unwrap_or(Ok(()));
+            let outcome = outcome?;
+            synced?;
+            Ok(outcome)
+        })
+    }
+
+    fn copy_all(
+        &self,
+        snapshot: &Snapshot,
+        groups: &Groups<'_>,
+        file: &File,
+        written: &(dyn Fn(u64) + Sync),
+    ) -> Result<(ReadAll, Meta), RewriteError> {
+        let pages = snapshot.pages();
+        let mut writer = Writer::new(file, pages.meta().page_size, pages.meta().txid.max(1))?;
+        let mut checker = Checker::new(pages);
+        let mut read = ReadAll::default();
+        let mut nested = None;
+        for (name, bucket) in checker.top_level() {
+            if name == schema::KEY {
+                let bucket = writer.bucket(&name, bucket.sequence, Fill::APPENDED)?;
+                let turns = Turns::new(bucket, file, rayon::current_num_threads(), written);
+                read = self.read(snapshot, groups, Some(&turns))?;
+                turns.into_bucket().finish()?;
+                continue;
+            }
+            let mut copy = writer.bucket(&name, bucket.sequence, Fill::ANYWHERE)?;
+            let mut note = |key: &[u8]| nested = Some((name.clone(), key.to_vec()));
+            buckets::walk(&mut checker, (&name, &bucket), &self.job.edits, &mut note, &mut |key, value| {
+                copy.push(key, value)
+            })?;
+            copy.finish()?;
+        }
+        if let Some((name, _)) = nested {
+            let name = String::from_utf8_lossy(&name);
+            let detail = format!("bucket {name:?} holds a bucket, where etcd has none; it cannot be rewritten");
+            read.faults.push(Fault::file(SCHEMA_FAULT, detail));
+        }
+        Ok((read, writer.finish()?))
+    }
+
+    /// Reads all records with as many workers as there are threads.
+    fn read(
+        &self,
+        snapshot: &Snapshot,
+        groups: &Groups<'_>,
+        turns: Option<&Turns<'_, '_, '_>>,
+    ) -> Result<ReadAll, RewriteError> {
+        let pages = snapshot.pages();
+        let options = self.job.pass;
+        let hashed = Mutex::new(None);
+        let workers = Mutex::new(Vec::new());
+        rayon::scope(|scope| {
+            if options.digest {
+                scope.spawn(|_| {
+                    let digests = digest::digests(pages.file(), pages.file_bytes(), options.progress);
+                    *lock(&hashed) = Some(digests);
+                });
+            }
+            for _ in 0..rayon::current_num_threads() {
+                scope.spawn(|_| {
+                    let mut worker = Worker::new(self);
+                    let outcome = worker.work(groups, turns);
+                    if outcome.is_err() {
+                        self.failed.store(true, Ordering::Relaxed);
+                        turns.iter().for_each(|turns| turns.fail());
+                    }
+                    lock(&workers).push(outcome.map(|()| worker.gathered));
+                });
+            }
+        });
+        let mut read = ReadAll::default();
+        let workers = workers.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+        for gathered in workers {
+            read.absorb(gathered?);
+        }
+        let hashed = hashed.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+        read.digests = hashed.transpose().map_err(ReadError::Io)?;
+        Ok(read)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl ReadAll {
+    fn absorb(&mut self, other: Self) {
+        self.traces.extend(other.traces);
+        self.refused.extend(other.refused);
+        self.inside.bootstrap |= other.inside.bootstrap;
+        self.inside.operators |= other.inside.operators;
+        self.moves |= other.moves;
+        self.unlisted |= other.unlisted;
+        self.highest = self.highest.max(other.highest);
+        self.faults.append(other.faults);
+    }
+}
+
+/// Has the system bring what is written to the disk, while more is written. The last of it is for the writer to wait for.
+fn bring_to_disk(file: &File, written: &AtomicU64, done: &AtomicBool) -> io::Result<()> {
+    let mut synced = 0;
+    while !done.load(Ordering::Relaxed) {
+        let now = written.load(Ordering::Relaxed);
+        if now - synced < SYNC_BYTES {
+            std::thread::sleep(SYNC_PAUSE);
+            continue;
+        }
+        file.sync_data()?;
+        synced = now;
+    }
+    Ok(())
+}
+
+/// Decides about what it reads, and makes the new records.
+struct Worker<'w> {
+    common: &'w Common<'w>,
+    memory: Memory<'w>,
+    guards: Folders,
+    scratch: Scratch,
+    batch: Batch,
+    traces: Traces,
+    gathered: ReadAll,
+}
+
+impl<'w> Worker<'w> {
+    fn new(common: &'w Common<'w>) -> Self {
+        Self {
+            common,
+            memory: Memory::new(common.kinds),
+            guards: Folders::default(),
+            scratch: Scratch::default(),
+            batch: Batch::new(),
+            traces: Traces::new(common.key),
+            gathered: ReadAll::default(),
+        }
+    }
+
+    /// Takes groups until there are none left.
+    fn work(&mut self, groups: &Groups<'_>, turns: Option<&Turns<'_, '_, '_>>) -> Result<(), MakeError> {
+        let mut reader = groups.reader();
+        while let Some((group, leaves)) = groups.take() {
+            if self.common.failed.load(Ordering::Relaxed) || groups.not_uniform() {
+                turns.iter().for_each(|turns| turns.fail());
+                break;
+            }
+            let mut packer = turns.map(Turns::packer);
+            let target = self.common.job.policy.target;
+            for leaf in leaves.clone() {
+                let bytes = reader.load(leaf, leaves.end, &mut self.gathered.faults);
+                (self.common.job.pass.progress)(bytes);
+                self.leaf(leaf, &reader, turns.is_some())?;
+                if let (Some(turns), Some(packing)) = (turns, &mut packer)
+                    && self.batch.is_full()
+                {
+                    self.batch.pack(packing, target)?;
+                    if packing.packed_bytes() >= PART_BYTES {
+                        turns.hand_over_part(group, packing.take())?;
+                    }
+                }
+            }
+            if let (Some(turns), Some(mut packer)) = (turns, packer) {
+                self.batch.pack(&mut packer, target)?;
+                turns.hand_over(group, packer.finish())?;
+            }
+        }
+        self.gathered.traces.push(std::mem::replace(&mut self.traces, Traces::new(self.common.key)));
+        Ok(())
+    }
+
+    fn leaf(&mut self, leaf: usize, reader: &LeafReader<'_>, writes: bool) -> Result<(), MakeError> {
+        let kept = self.common.job.kept.map(|kept| kept.on(leaf));
+        for number in 0..reader.len() {
+            let (Some(element), Some(record)) = (reader.pair(number), reader.record(number)) else { continue };
+            let Some(record) = self.gathered.faults.note(record) else { continue };
+            self.gathered.highest = self.gathered.highest.max(Some(record.revision.revision.main));
+            if kept.is_none_or(|kept| kept.binary_search(&record.place).is_ok()) {
+                self.record(&record, element.value, writes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides about one record and, where there is a file, makes it.
+    fn record(&mut self, record: &Record<'_>, stored: &[u8], writes: bool) -> Result<(), MakeError> {
+        let Record { place, revision, kv } = record;
+        let job = self.common.job;
+        let writes = writes && !self.common.refused.load(Ordering::Relaxed);
+        if revision.tombstone {
+            let tag = self.memory.deleted();
+            self.traces.leave(kv.key, *place, tag);
+            if writes {
+                self.batch.keep(*revision, stored, job.policy.target);
+            }
+            return Ok(());
+        }
+        let address = self.common.roots.locate(kv.key);
+        self.gathered.unlisted |= address == Address::Foreign && self.common.roots.unlisted(kv.key);
+        self.gathered.inside.see(&address);
+        let guards = self.guards.of(&address, kv.key, &job.policy);
+        let decided = job.policy.decide(&address, guards, kv.key, kv.value, &mut self.scratch);
+        let tag = self.memory.number(&address, &decided);
+        self.traces.leave(kv.key, *place, tag);
+        let Decided { decision, .. } = decided;
+        match decision {
+            Decision::Refused(why) => {
+                self.common.refused.store(true, Ordering::Relaxed);
+                if self.gathered.refused.len() < NAMED_REFUSED {
+                    let (key, revision, why) = (kv.key.to_vec(), revision.revision.main, why.to_string());
+                    self.gathered.refused.push(Refused { key, revision, why });
+                }
+            }
+            Decision::Stays(_) if writes => self.batch.keep(*revision, stored, job.policy.target),
+            Decision::Stays(_) => {}
+            Decision::Rewritten { plaintext, chain, moves } => {
+                self.gathered.moves |= moves;
+                if writes {
+                    let how = (job.policy.target, job.randomness);
+                    self.batch.rewrite(*revision, stored, (kv, plaintext), chain, how)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Inside {
+    /// Takes note of what a key says about the distribution.
+    fn see(&mut self, address: &Address<'_>) {
+        match address {
+            Address::Reserved(Reserved::Bootstrap) => self.bootstrap = true,
+            Address::Object(object) if object.resource == "secrets" && object.group.is_empty() => {
+                let of_operators = object.namespace == Some("openshift-config-managed")
+                    && (object.name.starts_with("encryption-key-") || object.name.starts_with("encryption-config-"));
+                self.operators |= of_operators;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Who guards what, by the part of a key before the object's name, so that it is resolved once for each folder.
+#[derive(Debug, Default)]
+pub struct Folders {
+    known: std::collections::HashMap<Vec<u8>, Guards>,
+    last: Option<(Vec<u8>, Guards)>,
+}
+
+impl Folders {
+    /// Who guards the value at a key.
+    pub fn of(&mut self, address: &Address<'_>, key: &[u8], policy: &Policy<'_>) -> Guards {
+        let Address::Object(object) = address else { return policy.guards(address) };
+        let folder = key.get(..key.len().saturating_sub(object.name.len())).unwrap_or(key);
+        if let Some((known, guards)) = &self.last
+            && known == folder
+        {
+            return *guards;
+        }
+        let guards = match self.known.get(folder) {
+            Some(guards) => *guards,
+            None => {
+                let guards = policy.guards(address);
+                self.known.insert(folder.to_vec(), guards);
+                guards
+            }
+        };
+        self.last = Some((folder.to_vec(), guards));
+        guards
+    }
+}
