@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod etcd;
 pub mod kube;
+pub mod output;
 #[cfg(feature = "kms")]
 pub mod plugin;
 pub mod provider;

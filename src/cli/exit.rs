@@ -13,6 +13,8 @@ pub enum Exit {
     Usage,
     /// Input that cannot be read.
     Input,
+    /// A write that was refused or could not be proved.
+    Refused,
 }
 
 impl Exit {
@@ -23,6 +25,7 @@ impl Exit {
             Self::Findings => 1,
             Self::Usage => 2,
             Self::Input => 3,
+            Self::Refused => 4,
         }
     }
 }
@@ -39,6 +42,7 @@ mod tests {
 
     #[test]
     fn codes_are_as_documented() {
-        assert_eq!([Exit::Done, Exit::Findings, Exit::Usage, Exit::Input].map(Exit::code), [0, 1, 2, 3]);
+        let exits = [Exit::Done, Exit::Findings, Exit::Usage, Exit::Input, Exit::Refused];
+        assert_eq!(exits.map(Exit::code), [0, 1, 2, 3, 4]);
     }
 }

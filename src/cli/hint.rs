@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use crate::audit::run::AuditError;
 use crate::bbolt::OpenError;
 use crate::config::Conflict;
+use crate::output::OutputError;
 use crate::source::check::CheckError;
 use crate::source::container::ContainerError;
 use crate::source::snapshot::ReadError;
@@ -28,6 +29,11 @@ impl Failure {
     /// Arguments that do not go together.
     pub fn usage(message: impl Into<String>) -> Self {
         Self { exit: Exit::Usage, message: message.into(), hint: None }
+    }
+
+    /// A write that is refused or failed.
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self { exit: Exit::Refused, message: message.into(), hint: None }
     }
 
     /// Adds what to do next.
@@ -114,5 +120,24 @@ impl From<CheckError> for Failure {
 impl From<Conflict> for Failure {
     fn from(conflict: Conflict) -> Self {
         Self::input(conflict.to_string()).hint("give one file for each API server, all of the same moment")
+    }
+}
+
+impl From<OutputError> for Failure {
+    fn from(error: OutputError) -> Self {
+        let failure = Self::refused(crate::report::text::harmless(&error.to_string()).into_owned());
+        match error {
+            OutputError::NoName => failure.hint("-o takes the name of a file"),
+            OutputError::Exists => failure.hint("give another name, or replace it with --force"),
+            OutputError::NotReplaceable(_) | OutputError::IsInput(_) | OutputError::PartIsInput(_) => {
+                failure.hint("give another name")
+            }
+            OutputError::Busy => failure.hint("wait for that run to end, or give another name"),
+            OutputError::InTheWay(_) => failure.hint("remove it, if no run that could write it is alive"),
+            OutputError::NoExclusive => {
+                failure.hint("--force gives the name all the same, or write to a folder on another file system")
+            }
+            _ => failure,
+        }
     }
 }

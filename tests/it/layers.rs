@@ -9,7 +9,8 @@ use std::path::Path;
 /// A layer, and what it may use. Everything may use itself.
 type Layer = (&'static str, &'static [&'static str]);
 
-const LAYERS: [Layer; 13] = [
+const LAYERS: [Layer; 14] = [
+    ("output", &[]),
     ("bbolt", &[]),
     ("kine", &[]),
     ("provider", &[]),
@@ -20,8 +21,8 @@ const LAYERS: [Layer; 13] = [
     ("source", &["bbolt", "etcd", "kine"]),
     ("distro", &["source", "etcd", "kine", "config", "provider"]),
     ("audit", &["source", "config", "plugin", "kube", "provider", "distro"]),
-    ("rewrite", &["source", "config", "plugin", "kube", "provider", "distro", "etcd", "kine"]),
-    ("recover", &["source", "config", "plugin", "kube", "provider", "distro", "etcd"]),
+    ("rewrite", &["source", "config", "plugin", "kube", "provider", "distro", "etcd", "kine", "output"]),
+    ("recover", &["source", "config", "plugin", "kube", "provider", "distro", "etcd", "output"]),
     // Of `config` and `source` a report renders what their checks found, and nothing else.
     ("report", &["audit", "rewrite", "recover", "distro", "config", "source"]),
 ];
