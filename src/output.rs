@@ -143,6 +143,12 @@ impl Output {
         &self.part_path
     }
 
+    /// Bytes that its file system still takes from this user.
+    pub fn room(&self) -> io::Result<u64> {
+        let stat = rustix::fs::fstatvfs(&self.folder)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
     /// Makes what was written last, and opens it again for reading, by a descriptor that shares nothing with the writer's.
     pub fn reopen(&self) -> Result<File, OutputError> {
         self.file.sync_all().map_err(OutputError::Write)?;

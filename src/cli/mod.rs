@@ -17,6 +17,7 @@ mod kms;
 mod man;
 mod output;
 mod progress;
+mod rewrite;
 mod source;
 mod version;
 
@@ -45,12 +46,14 @@ Exit codes:
   1  findings at or above --fail-on, or not everything could be read or judged
   2  wrong usage
   3  the input cannot be read: file or configuration
+  4  a write was refused, failed, or could not be proved
 
 Examples:
   atrest audit snapshot.db -c encryption-config.yaml
   atrest keys snapshot.db -c encryption-config.yaml --require-unused key1
   atrest fit snapshot.db /backup/*/encryption-config.yaml
   atrest check snapshot.db
+  atrest rewrite snapshot.db -c current.yaml --to target.yaml -o rotated.db
   atrest config check encryption-config.yaml";
 
 #[derive(Debug, Subcommand)]
@@ -59,6 +62,7 @@ enum Command {
     Keys(keys::Args),
     Fit(fit::Args),
     Check(check::Args),
+    Rewrite(Box<rewrite::Args>),
     #[command(subcommand)]
     Config(config::Command),
     Completion(completion::Args),
@@ -82,6 +86,7 @@ pub fn main() -> ExitCode {
         Command::Keys(args) => keys::run(args, &cli.global),
         Command::Fit(args) => fit::run(args, &cli.global),
         Command::Check(args) => check::run(args, &cli.global),
+        Command::Rewrite(args) => rewrite::run(args, &cli.global),
         Command::Config(command) => config::run(command, &cli.global),
         Command::Completion(args) => completion::run(args),
         Command::Man(args) => man::run(args),

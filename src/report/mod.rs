@@ -11,6 +11,7 @@ pub mod json;
 pub mod jsonl;
 pub mod keys;
 pub mod paint;
+pub mod rewrite;
 pub mod row;
 pub mod table;
 pub mod text;

@@ -159,8 +159,7 @@ impl Policy<'_> {
         if !self.selects(object) {
             return self.unselected(object, guards, key, value, scratch);
         }
-        let verdict =
-            judge(self.current, self.deks, (address, guards.current), key, value, &mut scratch.current);
+        let verdict = judge(self.current, self.deks, (address, guards.current), key, value, &mut scratch.current);
         let (kind, key_name) = (verdict.kind, verdict.key_name.clone());
         let decision = match why_not(&verdict) {
             Some(Reason::Uncovered) if guards.target == Guard::Nobody => Decision::Stays(Stays::Uncovered),
@@ -181,7 +180,7 @@ impl Policy<'_> {
             && self.selected.is_none_or(|selected| selected.matches(object))
     }
 
-/// What an API server never encrypts stays, whatever it holds; but what is encrypted all the same is nobody's to pass over.
+    /// What an API server never encrypts stays, whatever it holds; but what is encrypted all the same is nobody's to pass over.
     fn no_object<'d>(&self, address: &Address<'_>, value: &'d [u8]) -> Decided<'d> {
         let sealed = match prefix::form(value) {
             Form::Sealed(sealed) => Some(sealed),
@@ -207,8 +206,7 @@ impl Policy<'_> {
         scratch: &'d mut Scratch,
     ) -> Decided<'d> {
         let address = Address::Object(*object);
-        let verdict =
-            judge(self.current, self.deks, (&address, guards.current), key, value, &mut scratch.current);
+        let verdict = judge(self.current, self.deks, (&address, guards.current), key, value, &mut scratch.current);
         let Scratch { current, target } = scratch;
         let plaintext = verdict.plaintext(value, current).filter(|_| verdict.readable == Told::Yes);
         let refusal = plaintext.and_then(|plaintext| self.lock(object, guards, (key, value), plaintext, target));

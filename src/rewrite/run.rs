@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::AtomicBool;
 
 use sha2::Digest;
 
@@ -66,9 +67,14 @@ pub struct Request<'r> {
     pub roots: Option<Roots>,
     /// Where nonces and IVs come from.
     pub randomness: &'r dyn Randomness,
+    /// Ends the run as soon as it is true.
+    pub interrupted: &'r AtomicBool,
     /// Hashing, threads and progress.
     pub pass: PassOptions<'r>,
 }
+
+/// Nobody interrupts.
+static UNDISTURBED: AtomicBool = AtomicBool::new(false);
 
 impl<'r> Request<'r> {
     /// Everything that the target would write in another form, history included.
@@ -87,6 +93,7 @@ impl<'r> Request<'r> {
             form: None,
             roots: None,
             randomness: &SystemRandomness,
+            interrupted: &UNDISTURBED,
             pass: PassOptions { digest: true, threads: 0, progress: &|_| () },
         }
     }
@@ -177,8 +184,15 @@ pub fn rewrite(snapshot: &mut Snapshot, request: &Request<'_>, out: Option<&Out<
         all: request.all,
         keep_unreadable: request.keep_unreadable,
     };
-    let job =
-        Job { policy, roots, kept: kept.as_ref(), edits, randomness: request.randomness, pass: request.pass };
+    let job = Job {
+        policy,
+        roots,
+        kept: kept.as_ref(),
+        edits,
+        randomness: request.randomness,
+        interrupted: request.interrupted,
+        pass: request.pass,
+    };
     let snapshot = &*snapshot;
     let written = pool.install(|| write::write(snapshot, &job, out.map(|out| out.file)))?;
     let obstacle = obstacle(&written, request);

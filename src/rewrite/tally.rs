@@ -159,9 +159,7 @@ pub struct Tally {
 impl Tally {
     /// Adds a key's records, oldest first.
     pub fn add(&mut self, table: &[Kind], records: &[Trace]) {
-        let is_deleted = |trace: &Trace| {
-            table.get(trace.tag() as usize).is_some_and(|kind| kind.fate == Fate::Deleted)
-        };
+        let is_deleted = |trace: &Trace| table.get(trace.tag() as usize).is_some_and(|kind| kind.fate == Fate::Deleted);
         let newest = records.len().saturating_sub(1);
         for (number, record) in records.iter().enumerate().filter(|(_, record)| !is_deleted(record)) {
             let kind = record.tag() as usize;

@@ -147,6 +147,9 @@ impl<'c> Comparing<'c> {
 
     fn work(mut self) -> Result<Faults, RewriteError> {
         while let Some((_, leaves)) = self.held.old.take() {
+            if self.held.job.interrupted.load(Ordering::Relaxed) {
+                return Err(RewriteError::Interrupted);
+            }
             let mut begun = false;
             for leaf in leaves.clone() {
                 let bytes = self.old.load(leaf, leaves.end, &mut self.faults);

@@ -55,6 +55,8 @@ pub struct Job<'j> {
     pub edits: Edits,
     /// Where nonces and IVs come from.
     pub randomness: &'j dyn Randomness,
+    /// Ends the run as soon as it is true.
+    pub interrupted: &'j AtomicBool,
     /// Hashing, threads and progress.
     pub pass: PassOptions<'j>,
 }
@@ -130,6 +132,9 @@ pub enum RewriteError {
     /// The new file could not be written.
     #[error("the new file {0}")]
     Write(#[from] WriteError),
+    /// Somebody asked to stop.
+    #[error("interrupted")]
+    Interrupted,
     /// What was written is not what it was to be.
     #[error("the new file is not what it was to be: {0}")]
     Unproved(String),
@@ -191,6 +196,9 @@ fn attempt(
         None => (common.read(snapshot, &groups, None)?, None),
         Some(file) => common.copy(snapshot, &groups, file).map(|(read, meta)| (read, Some(meta)))?,
     };
+    if job.interrupted.load(Ordering::Relaxed) {
+        return Err(RewriteError::Interrupted);
+    }
     if groups.not_uniform() {
         return Ok(Attempt::NotUniform);
     }
@@ -222,12 +230,7 @@ fn attempt(
 }
 
 /// The source must hold in every way that `check` knows.
-fn sound(
-    snapshot: &Snapshot,
-    laid: LaidOut<'_>,
-    found: Faults,
-    digests: Option<Digests>,
-) -> Result<(), RewriteError> {
+fn sound(snapshot: &Snapshot, laid: LaidOut<'_>, found: Faults, digests: Option<Digests>) -> Result<(), RewriteError> {
     let faults = laid.finish(found).faults;
     if snapshot.changed().map_err(ReadError::Io)? {
         return Err(ReadError::Changing.into());
@@ -420,7 +423,8 @@ impl<'w> Worker<'w> {
     fn work(&mut self, groups: &Groups<'_>, turns: Option<&Turns<'_, '_, '_>>) -> Result<(), MakeError> {
         let mut reader = groups.reader();
         while let Some((group, leaves)) = groups.take() {
-            if self.common.failed.load(Ordering::Relaxed) || groups.not_uniform() {
+            let interrupted = self.common.job.interrupted.load(Ordering::Relaxed);
+            if interrupted || self.common.failed.load(Ordering::Relaxed) || groups.not_uniform() {
                 turns.iter().for_each(|turns| turns.fail());
                 break;
             }

@@ -10,10 +10,10 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::bbolt::bucket::{Bucket, BucketRoot, inline_elements};
+use crate::bbolt::leaf::{self, Bounds};
 use crate::bbolt::leaves;
 use crate::bbolt::page::{Elements, LeafElement, PageHeader, PageKind};
 use crate::bbolt::reached::Reached;
-use crate::bbolt::leaf::{self, Bounds};
 use crate::bbolt::{Fault, FaultKind, Faults, PageFile};
 
 use super::scan::{self, Layout};

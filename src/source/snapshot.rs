@@ -20,8 +20,8 @@ use crate::etcd::schema;
 use crate::etcd::{KeyValue, Revision, RevisionKey};
 
 use super::digest::{self, Digests, TRAILER_BYTES, Trailer};
-use super::residue::Residue;
 use super::ordered::{Groups, Pages};
+use super::residue::Residue;
 use super::scan::{self, Layout, Scan, Visitor};
 use super::{Place, SCHEMA_FAULT};
 

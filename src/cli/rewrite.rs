@@ -1,0 +1,323 @@
+//! `atrest rewrite`: the same store with its values in another form, as a new file that is proved.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use clap::ValueEnum;
+
+use crate::audit::deks::Deks;
+use crate::audit::rules::Rules;
+use crate::kube::key::Roots;
+use crate::kube::select::Selection;
+use crate::output::Output;
+use crate::report::{self, text::harmless};
+use crate::rewrite::buckets::Release;
+use crate::rewrite::run::{self, End, Form, Out, Outcome, Request, RunError};
+use crate::rewrite::target::Target;
+use crate::rewrite::write::RewriteError;
+use crate::source::snapshot::PassOptions;
+
+use super::Failure;
+use super::args::{ConfigArgs, GlobalArgs, SourceArgs, paint};
+use super::exit::Exit;
+use super::judge::rules;
+use super::output::print;
+use super::progress::Progress;
+use super::source::{OpenSource, open};
+
+/// Rewrite a snapshot offline: rotate, encrypt, decrypt or scrub it, as a new file that is proved before it takes its name
+///
+/// Every value that the target configuration would write in another form is opened with the current configuration and
+/// sealed with the target's, as kube-apiserver would: all revisions, leases, versions and everything else stay as they are.
+/// The new file is then read back and held against the source, record by record. The source is only read.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// An etcd snapshot or database, plain or in gzip, zstd, zip or tar, told by content; `-` for standard input
+    #[arg(value_name = "SOURCE")]
+    source: PathBuf,
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The configuration that values are to be under; repeat it for each API server with one of its own
+    #[arg(long, value_name = "CONFIG", required_unless_present = "strip", conflicts_with = "strip")]
+    to: Vec<PathBuf>,
+    /// Decrypt everything
+    #[arg(long)]
+    strip: bool,
+    /// The new file
+    #[arg(long, short, value_name = "FILE", required_unless_present = "dry_run")]
+    output: Option<PathBuf>,
+    /// Only these: RESOURCE[,RESOURCE] [NAME...] or RESOURCE/NAME..., named as for kubectl
+    #[arg(value_name = "RESOURCE")]
+    selection: Vec<String>,
+    /// Only this namespace; may be repeated
+    #[arg(long, short)]
+    namespace: Vec<String>,
+    /// New nonces also for values that the target would write as they are
+    #[arg(long)]
+    all: bool,
+    /// Keep only the newest revision of each key, as a compaction at the current revision would
+    #[arg(long)]
+    drop_history: bool,
+    /// Copy values that do not open as they are, and end with exit code 1
+    #[arg(long)]
+    keep_unreadable: bool,
+    /// Rewrite also where the store holds K3s', RKE2's or OpenShift's own record of its configuration, and leave that as it is
+    #[arg(long)]
+    keep_distro_state: bool,
+    /// The release of etcd that it is to start on, if that is not the one that wrote it
+    #[arg(long, value_enum, value_name = "RELEASE")]
+    for_etcd: Option<ForEtcd>,
+    /// The form of the new file; the source's where it is not given
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// Replace an existing file
+    #[arg(long)]
+    force: bool,
+    /// Only show what would be done
+    #[arg(long)]
+    dry_run: bool,
+    /// The form of the report
+    #[arg(long, value_enum, default_value_t = Report::Table)]
+    report: Report,
+    #[cfg(feature = "kms")]
+    #[command(flatten)]
+    kms: super::kms::KmsArgs,
+    /// Where the API server keeps its objects, as in its own --etcd-prefix; found by itself where it is not given
+    #[arg(long, value_name = "PREFIX")]
+    etcd_prefix: Vec<String>,
+}
+
+const EXAMPLES: &str = "\
+Exit codes: 0 written and proved (or, with --dry-run, could be); 1 the same, but --keep-unreadable kept values that do not
+open; 2 wrong usage; 3 the source is damaged or cannot be read; 4 refused, failed, or not proved: nothing has the new name.
+
+Examples:
+  atrest rewrite snapshot.db -c current.yaml --to target.yaml --dry-run
+  atrest rewrite snapshot.db -c current.yaml --to target.yaml -o rotated.db
+  atrest rewrite snapshot.db -c current.yaml --strip -o plain.db
+  atrest rewrite snapshot.db -c current.yaml --to target.yaml --drop-history -o clean.db
+  atrest rewrite snapshot.db --to target.yaml secrets -o encrypted.db
+
+Without -c nothing is taken to be encrypted.";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ForEtcd {
+    #[value(name = "3.4")]
+    V3_4,
+    #[value(name = "3.5")]
+    V3_5,
+    #[value(name = "3.6")]
+    V3_6,
+    #[value(name = "3.7")]
+    V3_7,
+}
+
+impl From<ForEtcd> for Release {
+    fn from(release: ForEtcd) -> Self {
+        match release {
+            ForEtcd::V3_4 => Self::V3_4,
+            ForEtcd::V3_5 => Self::V3_5,
+            ForEtcd::V3_6 => Self::V3_6,
+            ForEtcd::V3_7 => Self::V3_7,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// As `etcdctl snapshot save` writes it
+    Snapshot,
+    /// As a member keeps it
+    Db,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Report {
+    /// For a person
+    Table,
+    /// The same as JSON
+    Json,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
+    let selection = Selection::parse(&args.selection).map_err(|error| Failure::usage(error.to_string()))?;
+    let current = rules(&args.config)?;
+    let source = SourceArgs { source: args.source.clone(), no_digest: false };
+    let mut opened = open(&source, global)?;
+    let interrupted = catch_signals()?;
+    let output = match (&args.output, args.dry_run) {
+        (Some(path), false) => Some(begin(args, path, &opened)?),
+        _ => None,
+    };
+    let roots = (!args.etcd_prefix.is_empty()).then(|| Roots::given(&args.etcd_prefix));
+    let Prepared { deks, target } = match prepare(args, &current, &mut opened, roots.clone(), global)? {
+        Ok(prepared) => prepared,
+        Err(plan) => return print(Exit::Done, |out| out.write_all(plan.as_bytes())),
+    };
+    let OpenSource { mut snapshot, facts, log_beside } = opened;
+    let passes = if output.is_some() { 4 } else { 2 };
+    let progress = Progress::bytes(global, "rewriting", passes * snapshot.pages().file_bytes());
+    let request = Request {
+        selection,
+        namespaces: args.namespace.clone(),
+        all: args.all,
+        keep_unreadable: args.keep_unreadable,
+        keep_distro_state: args.keep_distro_state,
+        drop_history: args.drop_history,
+        for_etcd: args.for_etcd.map(Into::into),
+        form: args.format.map(|format| match format {
+            Format::Snapshot => Form::Snapshot,
+            Format::Db => Form::Database,
+        }),
+        roots,
+        interrupted: &interrupted,
+        pass: PassOptions { digest: true, threads: 0, progress: &|bytes| progress.add(bytes) },
+        ..Request::new(&current, &deks, &target)
+    };
+    let reopen = || match &output {
+        Some(output) => output.reopen().map_err(std::io::Error::other),
+        None => Err(std::io::ErrorKind::NotFound.into()),
+    };
+    let out = output.as_ref().map(|output| Out { file: output.file(), reopen: &reopen });
+    let outcome = run::rewrite(&mut snapshot, &request, out.as_ref()).map_err(|error| failed(error, &facts.path))?;
+    drop(progress);
+    if let (End::Proved(_), Some(output)) = (&outcome.end, output) {
+        output.commit()?;
+    }
+    let notes = notes(args, &outcome, log_beside, snapshot.lost_its_trailer());
+    let path = args.output.as_ref().map(|path| path.to_string_lossy());
+    let context = report::rewrite::Context { facts: &facts, target: &target, output: path.as_deref(), notes: &notes };
+    print(exit(&outcome), |out| match args.report {
+        Report::Table => report::rewrite::text(out, &outcome, &context, paint()),
+        Report::Json => report::rewrite::json(out, &outcome, &context),
+    })
+}
+
+fn exit(outcome: &Outcome) -> Exit {
+    match outcome.end {
+        End::Refused(_) | End::Planned(Some(_)) => Exit::Refused,
+        End::Proved(_) | End::Planned(None) if report::rewrite::kept_unreadable(outcome) => Exit::Findings,
+        End::Proved(_) | End::Planned(None) => Exit::Done,
+    }
+}
+
+/// Begins the new file, if there is room for it.
+fn begin(args: &Args, path: &std::path::Path, opened: &OpenSource) -> Result<Output, Failure> {
+    let is_stdin = args.source.as_os_str() == "-";
+    let name = path.to_string_lossy();
+    let stdin = std::path::Path::new("/dev/stdin");
+    let source = if is_stdin { stdin } else { args.source.as_path() };
+    let inputs = [source].into_iter().chain(args.config.config.iter().chain(&args.to).map(PathBuf::as_path));
+    let output = Output::create(path, args.force, &inputs.collect::<Vec<_>>());
+    let output = output.map_err(|error| Failure::from(error).about(&name))?;
+    // Dropping history may leave next to nothing, so only without it is it known how much there will be at least.
+    let needed = if args.drop_history { 0 } else { opened.snapshot.pages().used_bytes() };
+    match output.room() {
+        Ok(room) if room < needed => {
+            let message = format!("there is room for {room} bytes in its folder, and some {needed} are needed");
+            Err(Failure::refused(message).about(&name).hint("make room, or name a file on another file system with -o"))
+        }
+        _ => Ok(output),
+    }
+}
+
+/// Lets a limit on the size of files be an error instead of the end, and an interrupt end the run in good order.
+fn catch_signals() -> Result<Arc<AtomicBool>, Failure> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+    let failed = |error| Failure::refused(format!("signals cannot be caught: {error}"));
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(failed)?;
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        // The second time it is the end.
+        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, interrupted.clone()).map_err(failed)?;
+        signal_hook::flag::register(signal, interrupted.clone()).map_err(failed)?;
+    }
+    Ok(interrupted)
+}
+
+/// What is read with, and what is to be written.
+struct Prepared {
+    deks: Deks,
+    target: Target,
+}
+
+/// Loads the target, and asks KMS plugins where that is wanted; or only their plan, where only that is.
+fn prepare(
+    args: &Args,
+    current: &Rules,
+    opened: &mut OpenSource,
+    roots: Option<Roots>,
+    global: &GlobalArgs,
+) -> Result<Result<Prepared, String>, Failure> {
+    #[cfg(not(feature = "kms"))]
+    let _ = (current, opened, roots, global);
+    #[cfg(not(feature = "kms"))]
+    let deks = Deks::default();
+    #[cfg(feature = "kms")]
+    let deks = match super::kms::prepare(&args.kms, current, &mut opened.snapshot, roots.clone(), global)? {
+        super::kms::Prepared::Plan(plan) => return Ok(Err(plan)),
+        super::kms::Prepared::Deks(deks) => deks,
+    };
+    if args.strip {
+        return Ok(Ok(Prepared { deks, target: Target::Plaintext }));
+    }
+    let rules = rules(&ConfigArgs { config: args.to.clone() })?;
+    Ok(Ok(Prepared { deks, target: Target::Configured { rules, deks: Deks::default() } }))
+}
+
+/// What the reader should know beside the plan.
+fn notes(args: &Args, outcome: &Outcome, log_beside: bool, lost_its_trailer: bool) -> Vec<String> {
+    let written = &outcome.written;
+    let mut notes = Vec::new();
+    if log_beside {
+        notes.push(
+            "The source lies in a member's data directory: its newest writes may be only in the log beside it."
+                .to_owned(),
+        );
+    }
+    if lost_its_trailer {
+        notes.push("The digest that every snapshot ends with was cut off from the source.".to_owned());
+    }
+    if let Some(downgrade) = &written.meta.downgrade {
+        let kept = if args.for_etcd.is_some() { "it is taken out" } else { "it stays in the new file" };
+        notes.push(format!("A downgrade was under way when this was taken ({}); {kept}.", harmless(downgrade)));
+    }
+    if args.keep_distro_state && written.moves {
+        if written.inside.bootstrap {
+            notes.push(
+                "K3s' or RKE2's own record of the configuration (/bootstrap/) still has the old one: the next start brings it \
+                 back, and values on the new keys stay closed until the new configuration is in its place."
+                    .to_owned(),
+            );
+        }
+        if written.inside.operators {
+            notes.push(
+                "OpenShift's encryption Secrets still have the old keys: the operators bring them back, and values on the new \
+                 keys stay closed to the API servers."
+                    .to_owned(),
+            );
+        }
+    }
+    notes
+}
+
+fn failed(error: RunError, path: &str) -> Failure {
+    match error {
+        RunError::Select(error) => Failure::usage(error.to_string()),
+        RunError::Rewrite(RewriteError::Read(error)) => Failure::from(error).about(path),
+        RunError::Rewrite(error @ (RewriteError::Damaged { .. } | RewriteError::Trailer)) => {
+            let damaged = Failure::input(error.to_string()).about(path);
+            damaged.hint("`atrest check` lists every fault; only a whole source is rewritten")
+        }
+        RunError::Rewrite(error @ RewriteError::Unproved(_)) => {
+            let unproved = Failure::refused(error.to_string());
+            unproved.hint("nothing has the new name; try again, and if it happens twice, the disk or memory is at fault, or we are")
+        }
+        RunError::Rewrite(error) => {
+            Failure::refused(error.to_string()).hint("nothing has the new name; the source is as it was")
+        }
+    }
+}

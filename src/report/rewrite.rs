@@ -1,0 +1,347 @@
+//! What a rewrite came to: JSON (schema `atrest.rewrite/1`) and text.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::audit::finding::Severity;
+use crate::provider::chain::Label;
+use crate::rewrite::decide::Stays;
+use crate::rewrite::run::{End, Form, Obstacle, Outcome, Product};
+use crate::rewrite::tally::{Count, Fate, Kind};
+use crate::rewrite::target::Target;
+use crate::rewrite::write::Refused;
+
+use super::json::{SourceFacts, TOOL, Tool, pretty};
+use super::paint::Paint;
+use super::text::{grouped, harmless, hex, key};
+
+/// What is told beside the outcome.
+pub struct Context<'c> {
+    /// The source.
+    pub facts: &'c SourceFacts,
+    /// What was to be written.
+    pub target: &'c Target,
+    /// The path of the new file; none for a dry run without one.
+    pub output: Option<&'c str>,
+    /// What the reader should know beside it, each a sentence.
+    pub notes: &'c [String],
+}
+
+#[derive(Serialize)]
+struct Document {
+    schema: &'static str,
+    tool: Tool,
+    source: Source,
+    dry_run: bool,
+    revision: i64,
+    entries: u64,
+    history: u64,
+    rewritten: u64,
+    unchanged: u64,
+    unreadable: u64,
+    plan: Vec<Row>,
+    refused: Vec<RefusedRow>,
+    refused_count: u64,
+    obstacle: Option<&'static str>,
+    proved: bool,
+    output: Option<OutputRow>,
+    notes: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Source {
+    path: String,
+    kind: &'static str,
+    sha256: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Row {
+    group: String,
+    resource: String,
+    from: String,
+    fate: &'static str,
+    to: Option<String>,
+    entries: u64,
+    history: u64,
+}
+
+#[derive(Serialize)]
+struct RefusedRow {
+    key: String,
+    revision: i64,
+    why: String,
+}
+
+#[derive(Serialize)]
+struct OutputRow {
+    path: String,
+    form: &'static str,
+    bytes: u64,
+    sha256: String,
+}
+
+/// What adds up over the plan.
+struct Totals {
+    all: Count,
+    rewritten: u64,
+    unchanged: u64,
+    unreadable: u64,
+    refused: u64,
+}
+
+impl Totals {
+    fn of(rows: &[(Kind, Count)]) -> Self {
+        let mut totals = Self { all: Count::default(), rewritten: 0, unchanged: 0, unreadable: 0, refused: 0 };
+        for (kind, count) in rows {
+            let both = count.entries + count.history;
+            totals.all += *count;
+            match kind.fate {
+                Fate::Rewritten(_) => totals.rewritten += both,
+                Fate::Refused => totals.refused += both,
+                Fate::Stays(why) => {
+                    totals.unchanged += both;
+                    totals.unreadable += if why == Stays::Unreadable { both } else { 0 };
+                }
+                Fate::Deleted => {}
+            }
+        }
+        totals
+    }
+}
+
+/// Whether values were kept that do not open.
+pub fn kept_unreadable(outcome: &Outcome) -> bool {
+    Totals::of(&outcome.written.rows).unreadable > 0
+}
+
+/// Writes the JSON document.
+pub fn json(out: &mut dyn Write, outcome: &Outcome, context: &Context<'_>) -> io::Result<()> {
+    let written = &outcome.written;
+    let totals = Totals::of(&written.rows);
+    let product = product(outcome);
+    let document = Document {
+        schema: "atrest.rewrite/1",
+        tool: TOOL,
+        source: Source {
+            path: harmless(&context.facts.path).into_owned(),
+            kind: context.facts.kind,
+            sha256: context.facts.given_sha256.or(written.digests.map(|digests| digests.file)).map(|sha| hex(&sha)),
+        },
+        dry_run: matches!(outcome.end, End::Planned(_)),
+        revision: written.revision,
+        entries: totals.all.entries,
+        history: totals.all.history,
+        rewritten: totals.rewritten,
+        unchanged: totals.unchanged,
+        unreadable: totals.unreadable,
+        plan: written.rows.iter().map(|(kind, count)| row(kind, *count, context.target)).collect(),
+        refused: written.refused.iter().map(refused).collect(),
+        refused_count: totals.refused,
+        obstacle: obstacle(outcome).map(word),
+        proved: product.is_some(),
+        output: product.map(|product| OutputRow {
+            path: harmless(context.output.unwrap_or_default()).into_owned(),
+            form: form(product.form),
+            bytes: product.bytes,
+            sha256: hex(&product.sha256),
+        }),
+        notes: context.notes.to_vec(),
+    };
+    pretty(out, &document)
+}
+
+fn product(outcome: &Outcome) -> Option<&Product> {
+    match &outcome.end {
+        End::Proved(product) => Some(product),
+        End::Planned(_) | End::Refused(_) => None,
+    }
+}
+
+fn obstacle(outcome: &Outcome) -> Option<Obstacle> {
+    match outcome.end {
+        End::Planned(obstacle) => obstacle,
+        End::Refused(obstacle) => Some(obstacle),
+        End::Proved(_) => None,
+    }
+}
+
+fn word(obstacle: Obstacle) -> &'static str {
+    match obstacle {
+        Obstacle::Values => "values",
+        Obstacle::Bootstrap => "bootstrap",
+        Obstacle::Operators => "operators",
+    }
+}
+
+fn form(form: Form) -> &'static str {
+    match form {
+        Form::Snapshot => "snapshot",
+        Form::Database => "database",
+    }
+}
+
+fn row(kind: &Kind, count: Count, target: &Target) -> Row {
+    let (group, resource) = kind.resource.as_ref().map_or((String::new(), String::new()), |resource| {
+        (harmless(&resource.group).into_owned(), harmless(&resource.resource).into_owned())
+    });
+    let (fate, to) = match kind.fate {
+        Fate::Rewritten(chain) => ("rewritten", Some(label(target.writer(chain)))),
+        Fate::Refused => ("refused", None),
+        Fate::Deleted => ("deleted", None),
+        Fate::Stays(Stays::Fresh) => ("fresh", None),
+        Fate::Stays(Stays::Unselected) => ("unselected", None),
+        Fate::Stays(Stays::Uncovered) => ("uncovered", None),
+        Fate::Stays(Stays::NoObject) => ("no-object", None),
+        Fate::Stays(Stays::Unreadable) => ("unreadable", None),
+    };
+    Row { group, resource, from: from(kind), fate, to, entries: count.entries, history: count.history }
+}
+
+fn label(label: Label<'_>) -> String {
+    harmless(&label.to_string()).into_owned()
+}
+
+/// What values are on now.
+fn from(kind: &Kind) -> String {
+    match kind.from {
+        None => "identity".to_owned(),
+        Some(sealed) => format!("{}/{}", sealed.provider(), key(&kind.from_name)),
+    }
+}
+
+fn refused(refused: &Refused) -> RefusedRow {
+    RefusedRow {
+        key: key(&refused.key).into_owned(),
+        revision: refused.revision,
+        why: harmless(&refused.why).into_owned(),
+    }
+}
+
+/// Writes the text: the answer first, then what became of what, then what keeps it from being taken, then what to do.
+pub fn text(out: &mut dyn Write, outcome: &Outcome, context: &Context<'_>, paint: Paint) -> io::Result<()> {
+    let totals = Totals::of(&outcome.written.rows);
+    answer(out, outcome, context, &totals, paint)?;
+    writeln!(
+        out,
+        "{} entries, {} older revisions: {} written anew, {} unchanged, {} refused",
+        grouped(totals.all.entries),
+        grouped(totals.all.history),
+        grouped(totals.rewritten),
+        grouped(totals.unchanged),
+        grouped(totals.refused),
+    )?;
+    plan(out, outcome, context)?;
+    refusals(out, outcome, &totals, paint)?;
+    for note in context.notes {
+        writeln!(out, "{} {note}", paint.severity(Severity::Warning, "[WARN]"))?;
+    }
+    if totals.unreadable > 0 {
+        let mark = paint.severity(Severity::Warning, "[WARN]");
+        writeln!(out, "{mark} {} values do not open and were kept as they are", grouped(totals.unreadable))?;
+    }
+    match &outcome.end {
+        End::Proved(product) => restoring(out, context.output.unwrap_or_default(), product.form),
+        End::Planned(_) | End::Refused(_) => Ok(()),
+    }
+}
+
+fn answer(
+    out: &mut dyn Write,
+    outcome: &Outcome,
+    context: &Context<'_>,
+    totals: &Totals,
+    paint: Paint,
+) -> io::Result<()> {
+    let path = harmless(context.output.unwrap_or_default());
+    let line = match &outcome.end {
+        End::Proved(product) => {
+            let proved = format!(
+                "[PASS] {path}: written and proved, {} records read back and held against the source's",
+                grouped(product.records)
+            );
+            writeln!(out, "{}", paint.good(&proved))?;
+            return writeln!(out, "{} bytes, sha256 {}", grouped(product.bytes), hex(&product.sha256));
+        }
+        End::Planned(None) => {
+            return writeln!(out, "{}", paint.bold("[PLAN] dry run: nothing was written; nothing stands in the way"));
+        }
+        End::Planned(Some(obstacle)) | End::Refused(obstacle) => {
+            format!("[FAIL] {}: nothing was written", why(*obstacle, totals))
+        }
+    };
+    writeln!(out, "{}", paint.severity(Severity::Error, &line))
+}
+
+fn why(obstacle: Obstacle, totals: &Totals) -> String {
+    match obstacle {
+        Obstacle::Values => format!("{} values cannot be rewritten safely", grouped(totals.refused)),
+        Obstacle::Bootstrap => {
+            "the store holds K3s' or RKE2's own record of the encryption configuration (/bootstrap/), and the next start \
+             would bring the old one back; --keep-distro-state rewrites all the same"
+                .to_owned()
+        }
+        Obstacle::Operators => {
+            "the store holds the encryption Secrets of OpenShift's operators, which would bring the old keys back; \
+             --keep-distro-state rewrites all the same"
+                .to_owned()
+        }
+    }
+}
+
+fn plan(out: &mut dyn Write, outcome: &Outcome, context: &Context<'_>) -> io::Result<()> {
+    let rows: Vec<_> = outcome.written.rows.iter().map(|(kind, count)| row(kind, *count, context.target)).collect();
+    let name = |row: &Row| match (row.group.as_str(), row.resource.as_str()) {
+        (_, "") => "(no API object)".to_owned(),
+        ("", resource) => resource.to_owned(),
+        (group, resource) => format!("{resource}.{group}"),
+    };
+    let fate = |row: &Row| row.to.as_ref().map_or(row.fate.to_owned(), |to| format!("-> {to}"));
+    let width = |cell: &dyn Fn(&Row) -> String| rows.iter().map(|row| cell(row).chars().count()).max().unwrap_or(0);
+    let (names, froms, fates) = (width(&name), width(&|row| row.from.clone()), width(&fate));
+    writeln!(out)?;
+    for row in &rows {
+        let (name, fate) = (name(row), fate(row));
+        let (entries, history) = (grouped(row.entries), grouped(row.history));
+        writeln!(out, "  {name:names$}  {:froms$}  {fate:fates$}  {entries:>9} entries  {history:>9} older", row.from)?;
+    }
+    Ok(())
+}
+
+fn refusals(out: &mut dyn Write, outcome: &Outcome, totals: &Totals, paint: Paint) -> io::Result<()> {
+    let named = &outcome.written.refused;
+    if named.is_empty() {
+        return Ok(());
+    }
+    writeln!(out)?;
+    for Refused { key: of, revision, why } in named {
+        let mark = paint.severity(Severity::Error, "[FAIL]");
+        writeln!(out, "{mark} {} at revision {revision}: {}", key(of), harmless(why))?;
+    }
+    let more = totals.refused.saturating_sub(named.len() as u64);
+    if more > 0 {
+        writeln!(out, "and {} more", grouped(more))?;
+    }
+    writeln!(out, "--keep-unreadable copies values that do not open as they are; `atrest audit` says more about them")
+}
+
+fn restoring(out: &mut dyn Write, path: &str, form: Form) -> io::Result<()> {
+    let path = harmless(path);
+    writeln!(out)?;
+    if form == Form::Snapshot {
+        writeln!(out, "Restore every member of the cluster from this one file, into a new data directory:")?;
+        writeln!(out, "  etcdutl snapshot restore {path} --data-dir NEW --bump-revision 1000000000 --mark-compacted")?;
+    } else {
+        writeln!(out, "It takes the place of member/snap/db only together with a new log; or restore from it:")?;
+        writeln!(
+            out,
+            "  etcdutl snapshot restore {path} --skip-hash-check --data-dir NEW --bump-revision 1000000000 --mark-compacted"
+        )?;
+    }
+    writeln!(
+        out,
+        "and start the API servers with the target configuration. Its HashKV differs from the old cluster's by"
+    )?;
+    writeln!(out, "necessity, so never swap one member's database alone, and discard the old members' logs.")
+}
