@@ -9,6 +9,7 @@
 //! not reach is free. Upstream: `etcd-io/bbolt`, format version 2; `docs/formats/bbolt.md` has the tables.
 
 pub mod bucket;
+pub mod buffer;
 pub mod check;
 pub mod cursor;
 pub mod fault;

@@ -116,6 +116,13 @@ fn branch_element(input: &[u8]) -> nom::IResult<&[u8], (u32, u32, u64)> {
     (le_u32, le_u32, le_u64).parse(input)
 }
 
+/// The four numbers of a leaf element.
+#[inline]
+fn words(element: &[u8; ELEMENT_BYTES]) -> [u32; 4] {
+    let packed = u128::from_le_bytes(*element);
+    [packed as u32, (packed >> 32) as u32, (packed >> 64) as u32, (packed >> 96) as u32]
+}
+
 fn leaf_element(input: &[u8]) -> nom::IResult<&[u8], (u32, u32, u32, u32)> {
     (le_u32, le_u32, le_u32, le_u32).parse(input)
 }
@@ -188,17 +195,53 @@ impl<'p> Elements<'p> {
         }
     }
 
+    /// Where data may begin: behind the element array.
+    pub fn data_start(&self) -> usize {
+        PAGE_HEADER_BYTES + self.count * ELEMENT_BYTES
+    }
+
     /// Looks for data that belong to no element, given the elements' own data in order.
     pub fn packing(&self) -> Packing<'p> {
-        let end = Some(PAGE_HEADER_BYTES + self.count * ELEMENT_BYTES);
-        Packing { page: self.page, bytes: self.bytes, end, told: false }
+        self.packing_from(self.data_start())
+    }
+
+    /// The same, where everything before `end` was looked through.
+    pub fn packing_from(&self, end: usize) -> Packing<'p> {
+        Packing { page: self.page, bytes: self.bytes, end: Some(end), told: false }
+    }
+
+    /// Leaf element `index` if it is as nearly all are: no bucket, a key of an allowed length, and its data right at `end`,
+    /// where those of the element before it end, so that nothing is left between them.
+    ///
+    /// None is no fault yet; [`leaves_from`](Self::leaves_from) tells.
+    #[inline]
+    pub fn packed_leaf(&self, index: usize, end: usize) -> Option<LeafElement<'p>> {
+        let at = PAGE_HEADER_BYTES + index * ELEMENT_BYTES;
+        let [flags, position, key_bytes, value_bytes] = words(self.bytes.get(at..)?.first_chunk()?);
+        let key_bytes = key_bytes as usize;
+        let begins = at.checked_add(position as usize)?;
+        if flags != 0 || begins != end || key_bytes == 0 || key_bytes > MAX_KEY_BYTES {
+            return None;
+        }
+        let (key, rest) = self.bytes.get(begins..)?.split_at_checked(key_bytes)?;
+        let value = rest.get(..value_bytes as usize)?;
+        Some(LeafElement { is_bucket: false, key, value, value_offset: begins + key_bytes })
     }
 
     /// The leaf elements in order; a fault stands in the place of an element that does not hold.
     pub fn leaves(&self) -> impl Iterator<Item = Result<LeafElement<'p>, Fault>> + use<'p> {
+        self.leaves_from(0, self.data_start())
+    }
+
+    /// The leaf elements from `first` on; the data of those before it go up to `floor`.
+    pub fn leaves_from(
+        &self,
+        first: usize,
+        floor: usize,
+    ) -> impl Iterator<Item = Result<LeafElement<'p>, Fault>> + use<'p> {
         let elements = *self;
-        let mut floor = PAGE_HEADER_BYTES + self.count * ELEMENT_BYTES;
-        (0..self.count).map(move |index| {
+        let mut floor = floor;
+        (first..self.count).map(move |index| {
             let element = elements.leaf(index)?;
             let start = element.value_offset - element.key.len();
             elements.ascending(index, start, floor)?;

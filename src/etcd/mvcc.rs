@@ -33,6 +33,7 @@ pub struct KeyValue<'r> {
 
 impl<'r> KeyValue<'r> {
     /// Reads a record; none if it is no such message. Unknown fields are passed over, as upstream does.
+    #[inline]
     pub fn decode(record: &'r [u8]) -> Option<Self> {
         let mut decoded = Self::default();
         let mut rest = record;

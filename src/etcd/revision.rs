@@ -9,11 +9,6 @@
 //! | 9 | 8 | sub revision, big-endian, never negative |
 //! | 17 | 1 | `t` for a deletion; absent otherwise |
 
-use nom::Parser;
-use nom::bytes::complete::tag;
-use nom::combinator::{all_consuming, opt};
-use nom::number::complete::be_i64;
-
 /// Bytes of a revision key that is no tombstone.
 pub const REVISION_BYTES: usize = 17;
 
@@ -40,10 +35,14 @@ pub struct RevisionKey {
 
 impl RevisionKey {
     /// Reads a key of the `key` bucket; none if it is no revision.
+    #[inline]
     pub fn decode(key: &[u8]) -> Option<Self> {
-        let parser = (be_i64::<_, nom::error::Error<&[u8]>>, tag(SEPARATOR), be_i64, opt(tag(TOMBSTONE)));
-        let (_, (main, _, sub, mark)) = all_consuming(parser).parse(key).ok()?;
-        (main >= 0 && sub >= 0).then_some(Self { revision: Revision { main, sub }, tombstone: mark.is_some() })
+        let (main, rest) = key.split_first_chunk()?;
+        let (sub, mark) = rest.strip_prefix(SEPARATOR)?.split_first_chunk()?;
+        let (main, sub) = (i64::from_be_bytes(*main), i64::from_be_bytes(*sub));
+        let tombstone = !mark.is_empty();
+        let holds = main >= 0 && sub >= 0 && (!tombstone || mark == TOMBSTONE);
+        holds.then_some(Self { revision: Revision { main, sub }, tombstone })
     }
 
     /// The key's bytes.

@@ -1,7 +1,6 @@
 //! Protobuf's wire format, as far as etcd's own messages need it.
 
 use nom::IResult;
-use nom::bytes::complete::take;
 use nom::error::{Error, ErrorKind};
 
 /// A field of a message as it stands on the wire.
@@ -16,26 +15,44 @@ pub enum Field<'m> {
 }
 
 /// Reads a field's number and value. Numbers are 1 to 2^29-1; groups, which nobody writes, are refused.
+#[inline]
 pub fn field(input: &[u8]) -> IResult<&[u8], (u32, Field<'_>)> {
     let (rest, key) = varint(input)?;
     let number = u32::try_from(key >> 3).ok().filter(|number| (1..1 << 29).contains(number));
     let Some(number) = number else { return refuse(input) };
     let (rest, value) = match key & 7 {
         0 => varint(rest).map(|(rest, value)| (rest, Field::Varint(value)))?,
-        1 => take(8_usize)(rest).map(|(rest, bytes)| (rest, Field::Fixed(bytes)))?,
+        1 => prefix(rest, 8).map(|(rest, bytes)| (rest, Field::Fixed(bytes)))?,
         2 => {
             let (rest, length) = varint(rest)?;
-            let Ok(length) = usize::try_from(length) else { return refuse(input) };
-            take(length)(rest).map(|(rest, bytes)| (rest, Field::Bytes(bytes)))?
+            prefix(rest, length).map(|(rest, bytes)| (rest, Field::Bytes(bytes)))?
         }
-        5 => take(4_usize)(rest).map(|(rest, bytes)| (rest, Field::Fixed(bytes)))?,
+        5 => prefix(rest, 4).map(|(rest, bytes)| (rest, Field::Fixed(bytes)))?,
         _ => return refuse(input),
     };
     Ok((rest, (number, value)))
 }
 
-/// Reads a varint of at most ten bytes whose value fits 64 bits, as Go's readers demand.
+/// The next bytes of a given number. nom's `take` does the same at twice the cost, and every record passes here.
+#[inline]
+fn prefix(input: &[u8], length: u64) -> IResult<&[u8], &[u8]> {
+    match usize::try_from(length).ok().and_then(|length| input.split_at_checked(length)) {
+        Some((bytes, rest)) => Ok((rest, bytes)),
+        None => refuse(input),
+    }
+}
+
+/// Reads a varint of at most ten bytes whose value fits 64 bits, as Go's readers demand. Most have one byte.
+#[inline]
 pub fn varint(input: &[u8]) -> IResult<&[u8], u64> {
+    match input.split_first() {
+        Some((first, rest)) if first & 0x80 == 0 => Ok((rest, u64::from(*first))),
+        _ => long_varint(input),
+    }
+}
+
+#[inline]
+fn long_varint(input: &[u8]) -> IResult<&[u8], u64> {
     let mut value = 0_u64;
     for (index, byte) in input.iter().take(10).enumerate() {
         let bits = u64::from(byte & 0x7f);
@@ -50,6 +67,7 @@ pub fn varint(input: &[u8]) -> IResult<&[u8], u64> {
     refuse(input)
 }
 
+#[cold]
 fn refuse<T>(input: &[u8]) -> IResult<&[u8], T> {
     Err(nom::Err::Error(Error::new(input, ErrorKind::Verify)))
 }

@@ -9,6 +9,8 @@ use std::os::unix::fs::FileExt;
 
 use sha2::{Digest, Sha256};
 
+use crate::bbolt::buffer::ReadBuffer;
+
 /// Bytes of the digest behind a snapshot's pages.
 pub const TRAILER_BYTES: u64 = 32;
 
@@ -79,11 +81,11 @@ pub fn digests(file: &File, bytes: u64, progress: &(dyn Fn(u64) + Sync)) -> io::
 /// `progress` is told the bytes of each read.
 pub fn hash(file: &File, bytes: u64, progress: &(dyn Fn(u64) + Sync)) -> io::Result<Sha256> {
     let mut hash = Sha256::new();
-    let mut buffer = vec![0; READ_BYTES];
+    let mut buffer = ReadBuffer::new();
     let mut offset = 0;
     while offset < bytes {
         let length = usize::try_from(bytes - offset).map_or(READ_BYTES, |left| left.min(READ_BYTES));
-        let piece = &mut buffer[..length];
+        let piece = buffer.room(length);
         file.read_exact_at(piece, offset)?;
         hash.update(&*piece);
         offset += length as u64;

@@ -255,7 +255,7 @@ impl LeafReader<'_> {
         let pair = self.current.pairs.get(number)?;
         let index = u16::try_from(pair.index).unwrap_or(u16::MAX);
         let place = Place { leaf: u32::try_from(self.current.ordinal).unwrap_or(u32::MAX), index };
-        Some(scan::record(self.current.page, place, &self.pair(number)?))
+        Some(scan::record_of(self.current.page, place, &self.pair(number)?))
     }
 
     /// The first byte behind the leaf's last pair that is not zero, counted from the start of the page.

@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::bbolt::PageFile;
+use crate::bbolt::buffer::ReadBuffer;
 use crate::bbolt::file::MAX_PAGE_BYTES;
 use crate::bbolt::page::{Elements, PageHeader, PageKind};
 use crate::bbolt::reached::Reached;
@@ -60,7 +61,7 @@ impl<'r> Residue<'r> {
     /// Takes stretches until there are none left; called by each worker with its own visitor.
     pub fn work(&self, visitor: &mut impl Visitor) {
         let pages = self.end.div_ceil(self.file.page_size());
-        let mut buffer = Vec::new();
+        let mut buffer = ReadBuffer::new();
         loop {
             let first = self.next.fetch_add(STRETCH_PAGES, Ordering::Relaxed).saturating_add(2);
             if first >= pages {
@@ -85,11 +86,11 @@ impl<'r> Residue<'r> {
     }
 
     /// Reads a run of free pages: leaves as such, what lies between them byte by byte.
-    fn run(&self, run: Range<u64>, buffer: &mut Vec<u8>, visitor: &mut impl Visitor) {
+    fn run(&self, run: Range<u64>, buffer: &mut ReadBuffer, visitor: &mut impl Visitor) {
         let page_bytes = self.file.page_size();
         let start = run.start * page_bytes;
         let length = (run.end * page_bytes).min(self.end).saturating_sub(start);
-        buffer.resize(usize::try_from(length).unwrap_or(0), 0);
+        let buffer = buffer.room(usize::try_from(length).unwrap_or(0));
         if self.file.read_at(buffer, start).is_err() {
             return;
         }

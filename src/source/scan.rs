@@ -6,6 +6,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use crate::bbolt::buffer::ReadBuffer;
 use crate::bbolt::leaves::{self, Leaves};
 use crate::bbolt::page::{Elements, LeafElement, PageHeader, PageKind};
 use crate::bbolt::reached::Reached;
@@ -97,7 +98,7 @@ impl<'s> Scan<'s> {
     /// Takes stretches until there are none left; called by each worker with its own visitor.
     pub fn work(&self, visitor: &mut impl Visitor, progress: &(dyn Fn(u64) + Sync)) -> Faults {
         let pages_per_stretch = usize::try_from((STRETCH_BYTES / self.file.page_size()).max(1)).unwrap_or(1);
-        let mut worker = Worker { scan: self, stretch: Vec::new(), whole: Vec::new(), faults: Faults::new() };
+        let mut worker = Worker { scan: self, stretch: ReadBuffer::new(), whole: Vec::new(), faults: Faults::new() };
         loop {
             let first = self.next.fetch_add(1, Ordering::Relaxed).saturating_mul(pages_per_stretch);
             let last = first.saturating_add(pages_per_stretch).min(self.layout.ordinals.len());
@@ -113,7 +114,7 @@ impl<'s> Scan<'s> {
 struct Worker<'w> {
     scan: &'w Scan<'w>,
     /// The stretch as it was read.
-    stretch: Vec<u8>,
+    stretch: ReadBuffer,
     /// A leaf whose overflow leaves the stretch, read again as a whole.
     whole: Vec<u8>,
     faults: Faults,
@@ -126,9 +127,9 @@ impl Worker<'_> {
             return;
         }
         let page_bytes = self.scan.file.page_size() as usize;
-        let mut stretch = std::mem::take(&mut self.stretch);
-        stretch.resize((last - first) * page_bytes, 0);
-        let read = self.scan.file.read_at(&mut stretch, (first * page_bytes) as u64).is_ok();
+        let mut buffer = std::mem::take(&mut self.stretch);
+        let stretch = buffer.room((last - first) * page_bytes);
+        let read = self.scan.file.read_at(stretch, (first * page_bytes) as u64).is_ok();
         for (index, ordinal) in ordinals.iter().enumerate().filter(|(_, ordinal)| **ordinal != NO_LEAF) {
             let page = (first + index) as u64;
             // Where the stretch cannot be read as a whole, each page is tried for itself.
@@ -136,7 +137,7 @@ impl Worker<'_> {
             let result = self.leaf_page(page, *ordinal, bytes, visitor);
             self.faults.note(result);
         }
-        self.stretch = stretch;
+        self.stretch = buffer;
     }
 
     /// Visits the leaf that begins with `bytes`, which may hold less than the whole of it.
@@ -199,6 +200,7 @@ impl Worker<'_> {
 }
 
 /// Gives a pair to the visitor, and the record that it holds.
+#[inline]
 pub(super) fn visit(
     page: u64,
     ordinal: u32,
@@ -209,38 +211,72 @@ pub(super) fn visit(
 ) {
     let place = Place { leaf: ordinal, index: u16::try_from(index).unwrap_or(u16::MAX) };
     visitor.pair(place, element);
-    if let Some(record) = faults.note(record(page, place, element)) {
-        visitor.record(&record);
+    match record(place, element) {
+        Ok(record) => visitor.record(&record),
+        Err(lack) => faults.push(lack.fault(page, place, element)),
     }
 }
 
-/// The record that a pair is.
-pub(super) fn record<'r>(page: u64, place: Place, element: &LeafElement<'r>) -> Result<Record<'r>, Fault> {
-    let at = element.value_offset - element.key.len();
-    if element.is_bucket {
-        let detail = "a bucket among the revisions, where etcd has none";
-        return Err(Fault::page(page, SCHEMA_FAULT, detail).at(at));
+/// What a pair lacks to be a record.
+enum Lack {
+    Pair,
+    Revision,
+    Message { main: i64 },
+    Key { main: i64 },
+    OwnRevision { main: i64, said: i64 },
+}
+
+impl Lack {
+    #[cold]
+    fn fault(self, page: u64, place: Place, element: &LeafElement<'_>) -> Fault {
+        let at_key = element.value_offset - element.key.len();
+        let (kind, at, detail) = match self {
+            Self::Pair => {
+                (SCHEMA_FAULT, at_key, String::from("a bucket among the revisions, where etcd has none"))
+            }
+            Self::Revision => {
+                let bytes = element.key.len();
+                let detail = format!("element {} has a key of {bytes} bytes that is no revision", place.index);
+                (REVISION_KEY_FAULT, at_key, detail)
+            }
+            Self::Message { main } => {
+                let detail = format!("the value at revision {main} is no key-value record");
+                (RECORD_FAULT, element.value_offset, detail)
+            }
+            Self::Key { main } => {
+                (RECORD_FAULT, element.value_offset, format!("the record at revision {main} names no key"))
+            }
+            Self::OwnRevision { main, said } => {
+                let detail = format!("the record at revision {main} says that it is of revision {said}");
+                (RECORD_FAULT, element.value_offset, detail)
+            }
+        };
+        Fault::page(page, kind, detail).at(at)
     }
-    let Some(revision) = RevisionKey::decode(element.key) else {
-        let detail = format!("element {} has a key of {} bytes that is no revision", place.index, element.key.len());
-        return Err(Fault::page(page, REVISION_KEY_FAULT, detail).at(at));
-    };
+}
+
+/// The record that a pair of page `page` is.
+pub(super) fn record_of<'r>(page: u64, place: Place, element: &LeafElement<'r>) -> Result<Record<'r>, Fault> {
+    record(place, element).map_err(|lack| lack.fault(page, place, element))
+}
+
+#[inline]
+fn record<'r>(place: Place, element: &LeafElement<'r>) -> Result<Record<'r>, Lack> {
+    if element.is_bucket {
+        return Err(Lack::Pair);
+    }
+    let revision = RevisionKey::decode(element.key).ok_or(Lack::Revision)?;
     let main = revision.revision.main;
-    let Some(kv) = KeyValue::decode(element.value) else {
-        let detail = format!("the value at revision {main} is no key-value record");
-        return Err(Fault::page(page, RECORD_FAULT, detail).at(element.value_offset));
-    };
+    let kv = KeyValue::decode(element.value).ok_or(Lack::Message { main })?;
     // A revision bump leaves an empty record, and a tombstone has nothing but its key.
     let is_bump = !revision.tombstone && element.value.is_empty();
     if kv.key.is_empty() && !is_bump {
         // etcd takes no empty key, so it was lost: another field's number stands before it, say.
-        let detail = format!("the record at revision {main} names no key");
-        return Err(Fault::page(page, RECORD_FAULT, detail).at(element.value_offset));
+        return Err(Lack::Key { main });
     }
     let is_put = !revision.tombstone && !is_bump;
     if is_put && kv.mod_revision != main {
-        let detail = format!("the record at revision {main} says that it is of revision {}", kv.mod_revision);
-        return Err(Fault::page(page, RECORD_FAULT, detail).at(element.value_offset));
+        return Err(Lack::OwnRevision { main, said: kv.mod_revision });
     }
     Ok(Record { place, revision, kv })
 }
