@@ -215,11 +215,24 @@ struct Seen {
 }
 
 impl Met {
-    /// The number of the class of a record written at `main` revision.
-    pub fn number(&mut self, class: Class, main: i64, shared: &Classes) -> u32 {
-        if let Some((_, seen)) = self.near.iter_mut().find(|(near, _)| *near == class) {
-            return seen.again(main);
+    /// The number of the class that a record of this verdict, written at `main` revision, has in this scope.
+    pub fn number_of(
+        &mut self,
+        (scope, verdict): (Number, &Verdict<'_>),
+        main: i64,
+        rules: &Rules,
+        names: &mut Names<'_>,
+    ) -> u32 {
+        let key_name = names.number(verdict.key_name.as_deref());
+        let kms_key_id = names.number(verdict.kms_key_id.map(str::as_bytes));
+        let near = self.near.iter_mut().find(|(near, _)| near.is_of(verdict, key_name, kms_key_id));
+        match near {
+            Some((_, seen)) => seen.again(main),
+            None => self.number(Class::of(scope, verdict, rules, names), main, names.shared),
         }
+    }
+
+    fn number(&mut self, class: Class, main: i64, shared: &Classes) -> u32 {
         let new = || Seen { number: shared.number(class), oldest: main, newest: main };
         if self.near.len() < NEAR_CLASSES {
             let seen = new();
@@ -282,6 +295,20 @@ impl Class {
     /// What is wrong with a revision of this class that is gone from the tree.
     pub fn residue_findings(&self) -> FindingSet {
         self.history_findings.iter().fold(FindingSet::default(), |set, finding| set.with(finding.of_residue()))
+    }
+
+    /// Whether a record of the class's scope is of the class. What is wrong with it as an older revision follows from the
+    /// rest.
+    fn is_of(&self, verdict: &Verdict<'_>, key_name: Number, kms_key_id: Number) -> bool {
+        self.key_name == key_name
+            && self.kms_key_id == kms_key_id
+            && self.state == verdict.state
+            && self.kind == verdict.kind
+            && self.readable == verdict.readable
+            && self.stale == verdict.stale
+            && self.opened_by == verdict.opened_by
+            && self.guard == verdict.guard
+            && self.findings == verdict.findings
     }
 
     /// The class of a record in a scope.

@@ -1,7 +1,6 @@
 //! A row in words: what is known of one record, as columns have it.
 
 use std::borrow::Cow;
-use std::io;
 
 use crate::kube::key::Address;
 use crate::kube::payload::Encoding;
@@ -10,12 +9,12 @@ use crate::provider::chain::Label;
 use super::class::TOMBSTONE;
 use super::classify::{State, Told};
 use super::finding::FindingSet;
-use super::rows::{Merge, RESIDUE, RawRow, decode};
+use super::rows::{RESIDUE, RawRow};
 use super::run::Context;
 use super::summary::provider_of;
 
 /// What a record is to its key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RecordKind {
     /// What the API server reads.
     Entry,
@@ -28,6 +27,17 @@ pub enum RecordKind {
 }
 
 impl RecordKind {
+    /// What a row is to its key, given the row that comes next.
+    pub(super) fn of(row: &RawRow<'_>, next: Option<&RawRow<'_>>) -> Self {
+        let is_last = || next.is_none_or(|next| next.key != row.key || next.place == RESIDUE);
+        match row.class {
+            TOMBSTONE => Self::Deleted,
+            _ if row.place == RESIDUE => Self::Residue,
+            _ if is_last() => Self::Entry,
+            _ => Self::History,
+        }
+    }
+
     /// The stable word.
     pub fn word(self) -> &'static str {
         match self {
@@ -44,6 +54,9 @@ impl RecordKind {
 pub struct Row<'r> {
     /// The etcd key.
     pub key: &'r [u8],
+    /// The number of its class. Rows of one class and kind are alike in all that is said of their values, but for
+    /// encoding, detail and digest.
+    pub class: u32,
     /// The API group; empty for the core group and for what is no API object.
     pub group: &'r str,
     /// The plural resource name; empty for what is no API object.
@@ -126,6 +139,7 @@ impl Context {
         });
         Row {
             key: raw.key,
+            class: raw.class,
             group,
             resource,
             namespace,
@@ -150,50 +164,17 @@ pub struct Batch {
 }
 
 impl Batch {
+    pub(super) fn new(bytes: Vec<u8>, rows: Vec<(usize, RecordKind)>) -> Self {
+        Self { bytes, rows }
+    }
+
+    /// The rows as they are.
+    pub fn raw(&self) -> impl Iterator<Item = (RawRow<'_>, RecordKind)> {
+        self.rows.iter().filter_map(|(at, record)| Some((RawRow::decode(self.bytes.get(*at..)?)?, *record)))
+    }
+
     /// The rows, looked up.
     pub fn iter<'b>(&'b self, context: &'b Context) -> impl Iterator<Item = Row<'b>> {
-        self.rows.iter().filter_map(move |(at, record)| {
-            let (raw, _) = decode(self.bytes.get(*at..)?)?;
-            Some(context.row(&raw, *record))
-        })
-    }
-}
-
-/// All rows in order, each told what it is to its key: the last one of a key is what counts.
-#[derive(Debug)]
-pub struct RowStream {
-    merge: Merge,
-    /// The next row's bytes; empty at the end.
-    pending: Vec<u8>,
-}
-
-impl RowStream {
-    /// Begins with the first row.
-    pub fn new(mut merge: Merge) -> io::Result<Self> {
-        let mut pending = Vec::new();
-        merge.next_into(&mut pending)?;
-        Ok(Self { merge, pending })
-    }
-
-    /// The next rows, `limit` at most; none at the end.
-    pub fn next_batch(&mut self, limit: usize) -> io::Result<Option<Batch>> {
-        let mut batch = Batch::default();
-        while batch.rows.len() < limit && !self.pending.is_empty() {
-            let start = batch.bytes.len();
-            batch.bytes.append(&mut self.pending);
-            self.merge.next_into(&mut self.pending)?;
-            let current = batch.bytes.get(start..).and_then(decode);
-            let Some((current, _)) = current else { break };
-            let next = decode(&self.pending).map(|(next, _)| next);
-            let is_last = next.is_none_or(|next| next.key != current.key || next.place == RESIDUE);
-            let record = match (current.class, is_last) {
-                (TOMBSTONE, _) => RecordKind::Deleted,
-                _ if current.place == RESIDUE => RecordKind::Residue,
-                (_, true) => RecordKind::Entry,
-                (_, false) => RecordKind::History,
-            };
-            batch.rows.push((start, record));
-        }
-        Ok((!batch.rows.is_empty()).then_some(batch))
+        self.raw().map(|(raw, record)| context.row(&raw, record))
     }
 }

@@ -22,8 +22,9 @@ use super::class::{Class, Classes, Met, Names, Number, Scope, TOMBSTONE, Table};
 use super::classify::{Verdict, judge};
 use super::deks::Deks;
 use super::finding::{Finding, ValueFinding};
+use super::merge::Merge;
 use super::residue::{self, StrayMark};
-use super::rows::{Merge, RawRow, RowSink, Spill};
+use super::rows::{RawRow, RowSink, Spill};
 use super::rules::{Guard, Rules};
 use super::summary::{Parts, Summary, Tally, summarise};
 use super::survey;
@@ -339,6 +340,10 @@ impl Visitor for Worker<'_> {
         }
     }
 
+    fn end(&mut self) {
+        self.rows.iter_mut().for_each(RowSink::flush);
+    }
+
     const STRAYS: bool = true;
 
     fn stray(&mut self, stray: &Stray<'_>) {
@@ -364,11 +369,21 @@ struct Memory<'w> {
     names: Names<'w>,
     /// Numbers of scopes by the part of a key before the object's name.
     folders: HashMap<Vec<u8>, usize>,
-    /// The folder that was asked for last, and its scope.
-    last: (Vec<u8>, usize),
+    /// Folders that were asked for lately and their scopes, each where [`recent_slot`] puts it.
+    recent: Vec<Option<(Vec<u8>, usize)>>,
     scopes: Vec<MetScope>,
     /// Classes of what is outside the tree, whose revisions count for nothing.
     strays: HashMap<Class, u32>,
+}
+
+/// So many folders are found without hashing them in earnest.
+const RECENT_FOLDERS: usize = 256;
+
+/// Where a folder is remembered. Folders may share a place, by chance or somebody's will; then each ousts the other.
+fn recent_slot(folder: &[u8]) -> usize {
+    // Folders differ at their end, in the namespace.
+    let end = folder.last_chunk().map_or(folder.len() as u64, |end| u64::from_le_bytes(*end));
+    (end.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as usize
 }
 
 /// A scope that a worker met.
@@ -384,7 +399,7 @@ impl<'w> Memory<'w> {
             classes,
             names: Names::new(classes),
             folders: HashMap::new(),
-            last: (Vec::new(), 0),
+            recent: vec![None; RECENT_FOLDERS],
             scopes: Vec::new(),
             strays: HashMap::new(),
         }
@@ -399,8 +414,11 @@ impl<'w> Memory<'w> {
             Address::Reserved(Reserved::Bootstrap) | Address::Foreign => b"foreign",
             Address::Reserved(_) => b"reserved",
         };
-        if !self.scopes.is_empty() && self.last.0 == folder {
-            return self.last.1;
+        let slot = recent_slot(folder);
+        if let Some(Some((recent, index))) = self.recent.get(slot)
+            && recent == folder
+        {
+            return *index;
         }
         let index = match self.folders.get(folder) {
             Some(index) => *index,
@@ -411,9 +429,9 @@ impl<'w> Memory<'w> {
                 self.scopes.len() - 1
             }
         };
-        self.last.0.clear();
-        self.last.0.extend_from_slice(folder);
-        self.last.1 = index;
+        if let Some(recent) = self.recent.get_mut(slot) {
+            *recent = Some((folder.to_vec(), index));
+        }
         index
     }
 
@@ -425,8 +443,7 @@ impl<'w> Memory<'w> {
 
     fn class(&mut self, scope: usize, verdict: &Verdict<'_>, rules: &Rules, main: i64) -> u32 {
         let Some(scope) = self.scopes.get_mut(scope) else { return TAGS - 1 };
-        let class = Class::of(scope.number, verdict, rules, &mut self.names);
-        scope.met.number(class, main, self.classes)
+        scope.met.number_of((scope.number, verdict), main, rules, &mut self.names)
     }
 }
 

@@ -109,8 +109,10 @@ impl Tally {
                 first = first.or(Some(record.mark()));
             }
         }
-        noticed.iter().for_each(|finding| *self.other_keys.entry(finding).or_default() += 1);
-        self.flagged_history.extend(first);
+        if let Some(first) = first {
+            noticed.iter().for_each(|finding| *self.other_keys.entry(finding).or_default() += 1);
+            self.flagged_history.push(first);
+        }
     }
 
     /// Adds what is left of one key's revisions outside the tree, as their classes.

@@ -3,7 +3,7 @@
 use clap::{ValueEnum, value_parser};
 
 use crate::audit::classify::{State, Told};
-use crate::audit::row::{RecordKind, Row, RowStream};
+use crate::audit::row::{RecordKind, Row};
 use crate::audit::run::{Audit, RowsWanted};
 use crate::audit::summary::Answer;
 use crate::kube::select::Selection;
@@ -131,9 +131,8 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     let exit = exit(&audit, args.fail_on);
     let scope = scope(args);
     let scope = scope.as_deref();
-    let stream = audit.rows.take().map(RowStream::new).transpose();
-    let stream = stream.map_err(|error| Failure::input(format!("the sorted rows cannot be read again: {error}")))?;
-    print(exit, |out| match (args.output, stream) {
+    let rows = audit.rows.take();
+    print(exit, |out| match (args.output, rows) {
         (Output::Csv, Some(rows)) => report::csv::write(out, rows, &audit.context, &|row| wanted(args, row)),
         (Output::Jsonl, Some(rows)) => report::jsonl::write(out, rows, &audit.context, &|row| wanted(args, row)),
         (Output::Json, _) => report::json::write(out, &audit, &facts, scope),

@@ -5,7 +5,8 @@ use std::io;
 use clap::ValueEnum;
 
 use crate::audit::gate::{Including, Wanted, needs, passages, read_whole};
-use crate::audit::row::{Row, RowStream};
+use crate::audit::merge::Merge;
+use crate::audit::row::Row;
 use crate::audit::run::{Audit, Context, RowsWanted};
 use crate::report;
 use crate::report::keys::{Gates, NAMED_STRAGGLERS, straggler};
@@ -47,9 +48,6 @@ Examples:
   atrest keys snapshot.db -c encryption-config.yaml
   atrest keys snapshot.db -c encryption-config.yaml --require-unused key1
   atrest keys snapshot.db -c encryption-config.yaml --require-unused key1 --including history,residue -o csv";
-
-/// Rows that are looked through at once.
-const BATCH_ROWS: usize = 4096;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
@@ -101,7 +99,7 @@ fn answer(args: &Args, audit: &mut Audit, facts: &report::json::SourceFacts) -> 
     let gated = !wanted.is_empty() && (needed || !read_whole(audit));
     let exit = if gated { Exit::Findings } else { Exit::Done };
     let unreadable = |error: io::Error| Failure::input(format!("the sorted rows cannot be read again: {error}"));
-    let mut rows = audit.rows.take().map(RowStream::new).transpose().map_err(unreadable)?;
+    let mut rows = audit.rows.take();
     if let Some(rows) = rows.take_if(|_| args.output == Output::Csv) {
         let filter = |row: &Row<'_>| needs(row, &wanted, including);
         return print(exit, |out| report::csv::write(out, rows, &audit.context, &filter));
@@ -119,14 +117,14 @@ fn answer(args: &Args, audit: &mut Audit, facts: &report::json::SourceFacts) -> 
 
 /// The first keys of the store that need each wanted key.
 fn stragglers(
-    mut rows: RowStream,
+    mut rows: Merge,
     context: &Context,
     wanted: &[Wanted],
     including: Including,
 ) -> io::Result<Vec<Vec<String>>> {
     let mut named: Vec<Vec<String>> = vec![Vec::new(); wanted.len()];
-    while let Some(batch) = rows.next_batch(BATCH_ROWS)? {
-        for row in batch.iter(context) {
+    while let Some(part) = rows.next_part()? {
+        for row in part.read()?.iter(context) {
             for (wanted, named) in wanted.iter().zip(&mut named) {
                 if named.len() < NAMED_STRAGGLERS && needs(&row, std::slice::from_ref(wanted), including) {
                     named.push(straggler(row.key));

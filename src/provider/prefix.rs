@@ -47,6 +47,7 @@ impl SealedKind {
     pub const ALL: [SealedKind; 5] = [Self::AesCbc, Self::AesGcm, Self::Secretbox, Self::KmsV1, Self::KmsV2];
 
     /// The whole prefix, from the marker to the colon after the version.
+    #[inline]
     pub fn prefix(self) -> &'static [u8] {
         match self {
             Self::AesCbc => b"k8s:enc:aescbc:v1:",
@@ -109,16 +110,17 @@ pub fn form(stored: &[u8]) -> Form<'_> {
         return Form::Empty;
     }
     let Some(named) = stored.strip_prefix(MARKER) else { return Form::Plain };
-    let sealed = |kind: SealedKind| stored.strip_prefix(kind.prefix()).map(|rest| Sealed { kind, rest });
-    // Every value of a store passes here several times: the byte that tells providers apart saves comparing with each.
-    let kinds: &[SealedKind] = match named {
-        [b'k', ..] => &[SealedKind::KmsV2, SealedKind::KmsV1],
-        [b's', ..] => &[SealedKind::Secretbox],
-        [b'a', b'e', b's', b'c', ..] => &[SealedKind::AesCbc],
-        [b'a', b'e', b's', b'g', ..] => &[SealedKind::AesGcm],
-        _ => &[],
+    let sealed = |kind: SealedKind| stored.strip_prefix(kind.prefix()).map(|rest| Form::Sealed(Sealed { kind, rest }));
+    // Every value of a store passes here several times: the byte that tells providers apart saves comparing with each, and
+    // a prefix that is known where it is compared is compared in a few instructions.
+    let form = match named {
+        [b'a', b'e', b's', b'c', ..] => sealed(SealedKind::AesCbc),
+        [b'a', b'e', b's', b'g', ..] => sealed(SealedKind::AesGcm),
+        [b's', ..] => sealed(SealedKind::Secretbox),
+        [b'k', ..] => sealed(SealedKind::KmsV2).or_else(|| sealed(SealedKind::KmsV1)),
+        _ => None,
     };
-    kinds.iter().copied().find_map(sealed).map_or(Form::Unrecognised, Form::Sealed)
+    form.unwrap_or(Form::Unrecognised)
 }
 
 #[cfg(test)]

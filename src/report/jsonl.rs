@@ -4,21 +4,28 @@ use std::io::{self, Write};
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-use crate::audit::row::{Row, RowStream};
+use crate::audit::merge::Merge;
+use crate::audit::row::Row;
 use crate::audit::run::Context;
 
 use super::row::{COLUMNS, Cell, cells};
-use super::{RowFilter, render_rows};
+use super::{Render, RowFilter, render_rows};
 
 /// Writes all rows that pass the filter.
-pub fn write(out: &mut dyn Write, rows: RowStream, context: &Context, filter: &RowFilter<'_>) -> io::Result<()> {
-    render_rows(out, rows, context, filter, &|rows, text| {
+pub fn write(out: &mut dyn Write, rows: Merge, context: &Context, filter: &RowFilter<'_>) -> io::Result<()> {
+    render_rows(out, rows, context, filter, || Lines)
+}
+
+struct Lines;
+
+impl Render for Lines {
+    fn rows(&mut self, rows: &mut dyn Iterator<Item = Row<'_>>, text: &mut Vec<u8>) -> io::Result<()> {
         for row in rows {
             serde_json::to_writer(&mut *text, &Line(&row))?;
             text.push(b'\n');
         }
         Ok(())
-    })
+    }
 }
 
 struct Line<'l>(&'l Row<'l>);

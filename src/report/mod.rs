@@ -16,82 +16,109 @@ pub mod row;
 pub mod table;
 pub mod text;
 
+use std::collections::VecDeque;
 use std::io::{self, Write};
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::thread;
 
-use rayon::prelude::*;
-
-use crate::audit::row::{Batch, Row, RowStream};
+use crate::audit::merge::{Merge, Part};
+use crate::audit::row::{Batch, Row};
 use crate::audit::run::Context;
 
 /// Which rows of a stream are wanted.
 pub type RowFilter<'f> = dyn Fn(&Row<'_>) -> bool + Sync + 'f;
 
 /// Appends the text of some rows.
-type Render<'r> = dyn Fn(&mut dyn Iterator<Item = Row<'_>>, &mut Vec<u8>) -> io::Result<()> + Sync + 'r;
+trait Render: Send {
+    fn rows(&mut self, rows: &mut dyn Iterator<Item = Row<'_>>, text: &mut Vec<u8>) -> io::Result<()>;
+}
 
-/// Rows that are rendered by one thread at a time.
-const BATCH_ROWS: usize = 4096;
+/// Texts of each thread that wait to be written.
+const WAITING_TEXTS: usize = 1;
 
-/// Rendered rounds that wait to be written.
-const WAITING_ROUNDS: usize = 2;
-
-/// Renders all rows in order, batches in parallel while the next ones are read, and the
-/// last ones written.
-fn render_rows(
+/// Renders all rows in order. Every thread reads and renders each so many-th part, and has a renderer of its own; the
+/// caller's thread writes what they give, in turn.
+fn render_rows<R: Render>(
     out: &mut dyn Write,
-    rows: RowStream,
+    rows: Merge,
     context: &Context,
     filter: &RowFilter<'_>,
-    render: &Render<'_>,
+    renderer: impl Fn() -> R,
 ) -> io::Result<()> {
-    let (sender, receiver) = mpsc::sync_channel(WAITING_ROUNDS);
+    let threads = rayon::current_num_threads().max(1);
+    let turns = Turns { merge: rows, waiting: (0..threads).map(|_| VecDeque::new()).collect(), next: 0 };
+    let turns = &Mutex::new(turns);
     thread::scope(|scope| {
-        let producer = scope.spawn(move || produce(rows, context, filter, render, &sender));
-        // When writing fails, dropping the receiver ends the producer with its next round.
-        let written = receiver.into_iter().flatten().try_for_each(|text: Vec<u8>| out.write_all(&text));
-        let produced = producer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        written.and(produced)
+        let texts: Vec<_> = (0..threads)
+            .map(|thread| {
+                let (sender, receiver) = mpsc::sync_channel(WAITING_TEXTS);
+                let mut renderer = renderer();
+                scope.spawn(move || produce(turns, thread, context, filter, &mut renderer, &sender));
+                receiver
+            })
+            .collect();
+        // Whoever has no further part closes the channel, and nobody behind has one either. When writing fails, dropping
+        // the receivers ends the threads with their next part.
+        let mut in_turn = texts.iter().cycle().map_while(|texts| texts.recv().ok());
+        in_turn.try_for_each(|text| out.write_all(&text?))
     })
 }
 
-/// Reads and renders until there are no more rows, or nobody wants them.
+/// The parts, dealt out in turn.
+struct Turns {
+    merge: Merge,
+    /// For each thread the parts that are its own but were divided by another one.
+    waiting: Vec<VecDeque<Part>>,
+    /// Whose turn it is.
+    next: usize,
+}
+
+impl Turns {
+    /// The next part of a thread; none at the end.
+    fn take(&mut self, thread: usize) -> io::Result<Option<Part>> {
+        loop {
+            if let Some(part) = self.waiting.get_mut(thread).and_then(VecDeque::pop_front) {
+                return Ok(Some(part));
+            }
+            let Some(part) = self.merge.next_part()? else { return Ok(None) };
+            if let Some(waiting) = self.waiting.get_mut(self.next) {
+                waiting.push_back(part);
+            }
+            self.next = (self.next + 1) % self.waiting.len().max(1);
+        }
+    }
+}
+
+/// Reads and renders the parts of a thread until there are no more, or nobody wants them.
 fn produce(
-    mut rows: RowStream,
+    turns: &Mutex<Turns>,
+    thread: usize,
     context: &Context,
     filter: &RowFilter<'_>,
-    render: &Render<'_>,
-    rounds: &mpsc::SyncSender<Vec<Vec<u8>>>,
-) -> io::Result<()> {
-    let threads = rayon::current_num_threads().max(1);
-    let mut batches = read_batches(&mut rows, threads)?;
-    while !batches.is_empty() {
-        let (rendered, next) = rayon::join(
-            || batches.par_iter().map(|batch| render_batch(batch, context, filter, render)).collect::<Result<_, _>>(),
-            || read_batches(&mut rows, threads),
-        );
-        if rounds.send(rendered?).is_err() {
-            return Ok(());
-        }
-        batches = next?;
-    }
-    Ok(())
-}
-
-fn read_batches(rows: &mut RowStream, count: usize) -> io::Result<Vec<Batch>> {
-    let mut batches = Vec::with_capacity(count);
-    while batches.len() < count {
-        match rows.next_batch(BATCH_ROWS)? {
-            Some(batch) => batches.push(batch),
-            None => break,
+    renderer: &mut impl Render,
+    texts: &mpsc::SyncSender<io::Result<Vec<u8>>>,
+) {
+    loop {
+        let part = turns.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take(thread);
+        let text = match part {
+            Ok(None) => return,
+            Ok(Some(part)) => part.read().and_then(|batch| render_batch(&batch, context, filter, renderer)),
+            Err(error) => Err(error),
+        };
+        let failed = text.is_err();
+        if texts.send(text).is_err() || failed {
+            return;
         }
     }
-    Ok(batches)
 }
 
-fn render_batch(batch: &Batch, context: &Context, filter: &RowFilter<'_>, render: &Render<'_>) -> io::Result<Vec<u8>> {
+fn render_batch(
+    batch: &Batch,
+    context: &Context,
+    filter: &RowFilter<'_>,
+    renderer: &mut impl Render,
+) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
-    render(&mut batch.iter(context).filter(|row| filter(row)), &mut text)?;
+    renderer.rows(&mut batch.iter(context).filter(|row| filter(row)), &mut text)?;
     Ok(text)
 }

@@ -87,7 +87,7 @@ pub fn cells<'r>(row: &'r Row<'r>) -> [Cell<'r>; COLUMNS.len()] {
 }
 
 /// As etcdctl prints it: the id's bits as hexadecimal digits; empty for none.
-fn lease(lease: i64) -> Cow<'static, str> {
+pub(super) fn lease(lease: i64) -> Cow<'static, str> {
     if lease == 0 { Cow::Borrowed("") } else { Cow::Owned(format!("{:016x}", lease as u64)) }
 }
 

@@ -58,13 +58,43 @@ pub fn hex(bytes: &[u8]) -> String {
     text
 }
 
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
 /// Appends bytes as lower-case hexadecimal text.
 pub fn push_hex(text: &mut String, bytes: &[u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for byte in bytes {
         text.push(char::from(DIGITS[usize::from(byte >> 4)]));
         text.push(char::from(DIGITS[usize::from(byte & 15)]));
     }
+}
+
+/// Appends a digest as lower-case hexadecimal text, all at once: every row has one.
+pub fn push_sha256(text: &mut Vec<u8>, digest: &[u8; 32]) {
+    let mut digits = [0; 64];
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(digest) {
+        pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
+    text.extend_from_slice(&digits);
+}
+
+/// Appends a number in decimal digits.
+pub fn push_number(text: &mut Vec<u8>, number: i64) {
+    // The greatest number of 64 bits has so many digits.
+    let mut digits = [0; 20];
+    let mut rest = number.unsigned_abs();
+    let mut count = 0;
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        count += 1;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    if number < 0 {
+        text.push(b'-');
+    }
+    text.extend_from_slice(digits.get(digits.len() - count..).unwrap_or_default());
 }
 
 /// A number with thin groups of three digits: `1,234,567`.
@@ -94,6 +124,19 @@ mod tests {
     fn texts_keep_what_prints() {
         assert_eq!(harmless("clé:1"), "clé:1");
         assert_eq!(harmless("a\u{1b}[31m\u{202e}b\u{85}"), "a\\x1b[31m\\xe2\\x80\\xaeb\\xc2\\x85");
+    }
+
+    #[test]
+    fn digits_are_those_of_the_standard_library() {
+        for number in [0, 7, 10, -1, 1_234_567, i64::MAX, i64::MIN] {
+            let mut text = Vec::new();
+            push_number(&mut text, number);
+            assert_eq!(text, number.to_string().into_bytes());
+        }
+        let digest = std::array::from_fn(|index| (index * 9) as u8);
+        let mut text = Vec::new();
+        push_sha256(&mut text, &digest);
+        assert_eq!(text, hex(&digest).into_bytes());
     }
 
     #[test]

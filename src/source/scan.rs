@@ -30,6 +30,9 @@ pub trait Visitor: Send {
     /// A pair that is a record.
     fn record(&mut self, _record: &Record<'_>) {}
 
+    /// There is no further pair. Called by the worker itself, so what is to be done at the end is done in parallel.
+    fn end(&mut self) {}
+
     /// Whether it wants what is not in the tree any more.
     const STRAYS: bool = false;
 
@@ -231,9 +234,7 @@ impl Lack {
     fn fault(self, page: u64, place: Place, element: &LeafElement<'_>) -> Fault {
         let at_key = element.value_offset - element.key.len();
         let (kind, at, detail) = match self {
-            Self::Pair => {
-                (SCHEMA_FAULT, at_key, String::from("a bucket among the revisions, where etcd has none"))
-            }
+            Self::Pair => (SCHEMA_FAULT, at_key, String::from("a bucket among the revisions, where etcd has none")),
             Self::Revision => {
                 let bytes = element.key.len();
                 let detail = format!("element {} has a key of {bytes} bytes that is no revision", place.index);

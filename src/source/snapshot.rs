@@ -365,6 +365,7 @@ fn work<V: Visitor>(
             scope.spawn(|_| {
                 let mut own = visitor();
                 let faults = scan.work(&mut own, progress);
+                own.end();
                 let mut done = done.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
                 done.0.push(own);
                 done.1.append(faults);

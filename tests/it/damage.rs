@@ -122,9 +122,9 @@ impl Audited {
     fn new(audit: Audit) -> Self {
         let Audit { summary, context, rows, meta, revision, digests, faults, fault_count, unsteady } = audit;
         let mut lines = Vec::new();
-        let (mut merge, mut buffer) = (rows.unwrap(), Vec::new());
-        while merge.next_into(&mut buffer).unwrap() {
-            let (mut row, _) = rows::decode(&buffer).unwrap();
+        let mut merge = rows.unwrap();
+        let parts = std::iter::from_fn(|| merge.next_part().unwrap()).map(|part| part.read().unwrap());
+        for (mut row, _) in parts.collect::<Vec<_>>().iter().flat_map(|batch| batch.raw()) {
             let class = context.table.get(row.class).map(|class| {
                 let mut plain = *class;
                 (plain.scope, plain.key_name, plain.kms_key_id) = (0, 0, 0);
@@ -133,7 +133,6 @@ impl Audited {
             });
             row.class = 0;
             lines.push(format!("{row:?} {class:?}"));
-            buffer.clear();
         }
         let says_damaged = summary.findings.iter().any(|row| row.finding == Finding::FileDamaged);
         let all = format!("{summary:?} {meta:?} {revision} {digests:?} {unsteady} {:?}", context.roots);
