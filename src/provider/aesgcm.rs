@@ -80,7 +80,7 @@ impl AesGcm {
     ) -> Result<(), SealError> {
         let before = out.len();
         // Reserved beforehand, since a buffer that moves would leave plaintext behind.
-        out.reserve(NONCE_BYTES + plaintext.len() + TAG_BYTES);
+        out.reserve(OVERHEAD_BYTES + plaintext.len());
         out.extend_from_slice(nonce);
         let start = out.len();
         out.extend_from_slice(plaintext);

@@ -190,6 +190,9 @@ pub enum SealError {
     /// A KMS provider writes with a DEK that only its plugin can wrap.
     #[error("the KMS provider {0} writes with a DEK from its plugin")]
     Kms(String),
+    /// No DEK was wrapped for the value of this number.
+    #[error("the KMS plugin has wrapped no DEK for value {0}")]
+    NoDek(usize),
     /// There was no randomness for a nonce or IV.
     #[error("no randomness: {0}")]
     Randomness(#[from] io::Error),

@@ -1,7 +1,8 @@
 //! KMS envelopes: the value is sealed with a DEK, and the DEK is wrapped by a plugin.
 //!
 //! Nothing here asks a plugin. What has to be asked comes out as a [`DekRequest`], what the plugin answered goes into a
-//! [`DekTable`], and a value opens with what the table has.
+//! [`DekTable`], and a value opens with what the table has. To seal values, [fresh DEKs](FreshDeks) are made here, somebody
+//! has the plugin wrap them, and a [`Sealing`] writes with them.
 
 use std::hash::Hash;
 
@@ -11,12 +12,16 @@ use super::prefix::{Sealed, SealedKind};
 use super::spec::KmsVersion;
 
 mod annotations;
+mod fresh;
+mod sealing;
 mod table;
 pub mod v1;
 pub mod v2;
 mod wire;
 
 pub use annotations::Annotations;
+pub use fresh::{DEK_BYTES, FreshDeks};
+pub use sealing::{SealForm, Sealing, Wrapped};
 pub(super) use table::Dek;
 pub use table::{DekTable, PluginState};
 
@@ -38,7 +43,7 @@ pub enum EnvelopeError {
     /// KMS v2: nothing is sealed.
     #[error("encrypted data is empty")]
     NoData,
-    /// KMS v2: no wrapped DEK.
+    /// No wrapped DEK.
     #[error("failed to validate encrypted DEK source: encrypted DEK source is empty")]
     NoDek,
     /// KMS v2: a wrapped DEK of so many bytes.
@@ -47,6 +52,9 @@ pub enum EnvelopeError {
          encrypted DEK source is {0} bytes, which exceeds the max size of 1024"
     )]
     LongDek(usize),
+    /// KMS v1: a wrapped DEK of so many bytes, when it is to be written.
+    #[error("encrypted DEK is {0} bytes, which exceeds the max size of 65535")]
+    LongDekV1(usize),
     /// KMS v2: no key id.
     #[error("failed to validate key id: keyID is empty")]
     NoKeyId,

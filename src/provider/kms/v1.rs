@@ -100,6 +100,20 @@ pub(in super::super) fn name_by_envelope(rest: &[u8]) -> Option<&[u8]> {
     })
 }
 
+/// A wrapped DEK as it stands in front of what the DEK seals.
+///
+/// # Errors
+///
+/// [`EnvelopeError::NoDek`], where upstream would store what nothing opens; [`EnvelopeError::LongDekV1`].
+pub(super) fn head(encrypted_dek: &[u8]) -> Result<Vec<u8>, EnvelopeError> {
+    if encrypted_dek.is_empty() {
+        return Err(EnvelopeError::NoDek);
+    }
+    let mut out = Vec::with_capacity(2 + encrypted_dek.len());
+    Envelope { encrypted_dek, inner: &[] }.write(&mut out).ok_or(EnvelopeError::LongDekV1(encrypted_dek.len()))?;
+    Ok(out)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

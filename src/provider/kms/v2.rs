@@ -22,7 +22,7 @@ use hkdf::Hkdf;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use super::super::aesgcm::{AesGcm, NONCE_BYTES};
+use super::super::aesgcm::{self, AesGcm, NONCE_BYTES};
 use super::super::fault::{Fault, SealError};
 use super::super::plaintext::Plaintext;
 use super::super::spec::KmsVersion;
@@ -78,24 +78,48 @@ impl<'v> Envelope<'v> {
         if message.encrypted_data.is_empty() {
             return Err(EnvelopeError::NoData);
         }
-        match message.encrypted_dek.len() {
+        let Message { encrypted_data, key_id, encrypted_dek, annotations, .. } = message;
+        let envelope = Self { encrypted_data, key_id, encrypted_dek, annotations, source };
+        envelope.validate_wrapping()?;
+        Ok(envelope)
+    }
+
+    /// The envelope that a [`tail`](Self::tail) belongs to, without data.
+    pub(super) fn of_tail(tail: &'v [u8]) -> Result<Self, EnvelopeError> {
+        let Message { key_id, encrypted_dek, annotations, source_type, .. } = Message::parse(tail)?;
+        let source = if source_type == 0 { DekSource::Key } else { DekSource::Seed };
+        Ok(Self { encrypted_data: &[], key_id, encrypted_dek, annotations, source })
+    }
+
+    /// Checks what the plugin has contributed.
+    fn validate_wrapping(&self) -> Result<(), EnvelopeError> {
+        match self.encrypted_dek.len() {
             0 => return Err(EnvelopeError::NoDek),
             1..=MAX_FIELD_BYTES => {}
             bytes => return Err(EnvelopeError::LongDek(bytes)),
         }
-        match message.key_id.len() {
+        match self.key_id.len() {
             0 => return Err(EnvelopeError::NoKeyId),
             1..=MAX_FIELD_BYTES => {}
             bytes => return Err(EnvelopeError::LongKeyId(bytes)),
         }
-        message.annotations.validate()?;
-        let Message { encrypted_data, key_id, encrypted_dek, annotations, .. } = message;
-        Ok(Self { encrypted_data, key_id, encrypted_dek, annotations, source })
+        self.annotations.validate()
     }
 
     /// Appends the body to `out`, with fields and annotations in ascending order.
     pub fn write(&self, out: &mut Vec<u8>) {
-        wire::write_bytes(1, self.encrypted_data, out);
+        Self::write_head(self.encrypted_data.len(), out);
+        out.extend_from_slice(self.encrypted_data);
+        self.write_tail(out);
+    }
+
+    /// Appends what stands in front of so many bytes of encrypted data; [`Self::write_tail`] follows them.
+    pub(super) fn write_head(encrypted_bytes: usize, out: &mut Vec<u8>) {
+        wire::write_head(1, encrypted_bytes, out);
+    }
+
+    /// Appends what follows the encrypted data.
+    fn write_tail(&self, out: &mut Vec<u8>) {
         wire::write_bytes(2, self.key_id.as_bytes(), out);
         wire::write_bytes(3, self.encrypted_dek, out);
         for (key, value) in self.annotations.iter() {
@@ -107,6 +131,18 @@ impl<'v> Envelope<'v> {
         if self.source == DekSource::Seed {
             wire::write_number(5, 1, out);
         }
+    }
+
+    /// What follows the encrypted data of an envelope that a plugin has contributed to. The encrypted data is not looked at.
+    ///
+    /// # Errors
+    ///
+    /// In upstream's order: wrapped DEK, key id, annotations.
+    pub(super) fn tail(&self) -> Result<Vec<u8>, EnvelopeError> {
+        self.validate_wrapping()?;
+        let mut tail = Vec::new();
+        self.write_tail(&mut tail);
+        Ok(tail)
     }
 
     /// What the plugin called `provider` must be asked.
@@ -211,7 +247,7 @@ impl Seed {
         let cipher = self.derive(info).and_then(|key| AesGcm::new(key.as_ref()));
         let cipher = cipher.ok_or(SealError::TooLong(plaintext.len()))?;
         let before = out.len();
-        out.reserve(INFO_BYTES + plaintext.len() + 28);
+        out.reserve(INFO_BYTES + plaintext.len() + aesgcm::OVERHEAD_BYTES);
         out.extend_from_slice(info);
         cipher.seal(aad, plaintext, nonce, out).inspect_err(|_| out.truncate(before))
     }

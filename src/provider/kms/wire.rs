@@ -108,9 +108,14 @@ fn skip_one<'v>(
 
 /// Appends a field of bytes.
 pub(super) fn write_bytes(number: u32, bytes: &[u8], out: &mut Vec<u8>) {
-    write_varint(u64::from(number) << 3 | 2, out);
-    write_varint(bytes.len() as u64, out);
+    write_head(number, bytes.len(), out);
     out.extend_from_slice(bytes);
+}
+
+/// Appends what stands in front of so many bytes of a field, which must follow.
+pub(super) fn write_head(number: u32, bytes: usize, out: &mut Vec<u8>) {
+    write_varint(u64::from(number) << 3 | 2, out);
+    write_varint(bytes as u64, out);
 }
 
 /// Appends a field of a number.
