@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -169,8 +170,8 @@ impl Run<'_> {
     async fn round(&mut self, row: &mut AskedProvider, connection: (Client, Package), requests: Vec<OwnedDekRequest>) {
         let (distinct, mut time) = (requests.len() as u64, Duration::ZERO);
         let (table, answers, options) = (&mut self.table, &mut self.answers, self.options);
-        let hear = |Answer { request, dek }: Answer| {
-            match &dek {
+        let hear = |Answer { question, gain }: Answer<OwnedDekRequest>| {
+            match &gain {
                 Ok((_, latency)) => {
                     row.opened += 1;
                     time = time.saturating_add(*latency);
@@ -180,9 +181,10 @@ impl Run<'_> {
                     row.note(words);
                 }
             }
-            table.insert(request, dek.map(|(key, _)| key));
+            table.insert(question, gain.map(|(key, _)| key));
             *answers += 1;
             (options.progress)(*answers);
+            ControlFlow::Continue(())
         };
         let end = round::ask(connection, requests, options.concurrency, Arc::clone(&self.budget), hear).await;
         row.calls = end.calls;

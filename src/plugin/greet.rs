@@ -168,7 +168,8 @@ async fn version(client: &Client) -> Result<(Package, Health), String> {
     Ok((package, Health { package: package.name(), version, key_id: None, latency }))
 }
 
-async fn status(client: &Client, name: &str) -> Result<(Package, Health), String> {
+/// Asks a v2 plugin what it is, whether it is well, and which key is the current one.
+pub(super) async fn status(client: &Client, name: &str) -> Result<(Package, Health), String> {
     let mut package = Package::V2;
     let mut answer: Result<(StatusResponse, Duration), CallError> = client.call(V2_STATUS, StatusRequest {}).await;
     if answer.as_ref().is_err_and(|error| error.code == Code::Unimplemented) {

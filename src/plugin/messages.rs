@@ -15,10 +15,13 @@ use crate::provider::secret::SecretKey;
 pub(super) const V1BETA1: &str = "v1beta1";
 
 pub(super) const V1_VERSION: &str = "/v1beta1.KeyManagementService/Version";
+pub(super) const V1_ENCRYPT: &str = "/v1beta1.KeyManagementService/Encrypt";
 pub(super) const V1_DECRYPT: &str = "/v1beta1.KeyManagementService/Decrypt";
 pub(super) const V2_STATUS: &str = "/v2.KeyManagementService/Status";
+pub(super) const V2_ENCRYPT: &str = "/v2.KeyManagementService/Encrypt";
 pub(super) const V2_DECRYPT: &str = "/v2.KeyManagementService/Decrypt";
 pub(super) const V2ALPHA1_STATUS: &str = "/v2alpha1.KeyManagementService/Status";
+pub(super) const V2ALPHA1_ENCRYPT: &str = "/v2alpha1.KeyManagementService/Encrypt";
 pub(super) const V2ALPHA1_DECRYPT: &str = "/v2alpha1.KeyManagementService/Decrypt";
 
 /// What v1 is asked first, and what it answers.
@@ -98,6 +101,61 @@ impl Drop for DecryptResponse {
     fn drop(&mut self) {
         self.plaintext.zeroize();
     }
+}
+
+/// What v1 is asked to wrap. It wipes itself and does not print.
+#[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
+pub(super) struct EncryptV1 {
+    #[prost(string, tag = "1")]
+    version: String,
+    #[prost(bytes = "vec", tag = "2")]
+    plain: Vec<u8>,
+}
+
+impl EncryptV1 {
+    pub(super) fn new(dek: &[u8]) -> Self {
+        Self { version: V1BETA1.to_string(), plain: dek.to_vec() }
+    }
+}
+
+impl Drop for EncryptV1 {
+    fn drop(&mut self) {
+        self.plain.zeroize();
+    }
+}
+
+/// What v2 is asked to wrap. It wipes itself and does not print.
+#[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
+pub(super) struct EncryptV2 {
+    #[prost(bytes = "vec", tag = "1")]
+    plaintext: Vec<u8>,
+    #[prost(string, tag = "2")]
+    uid: String,
+}
+
+impl EncryptV2 {
+    pub(super) fn new(dek: &[u8]) -> Self {
+        Self { plaintext: dek.to_vec(), uid: random_uid() }
+    }
+}
+
+impl Drop for EncryptV2 {
+    fn drop(&mut self) {
+        self.plaintext.zeroize();
+    }
+}
+
+/// What both protocols answer to that; v1 has the first field only.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct EncryptResponse {
+    #[prost(bytes = "vec", tag = "1")]
+    pub ciphertext: Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub key_id: String,
+    #[prost(btree_map = "string, bytes", tag = "3")]
+    pub annotations: BTreeMap<String, Vec<u8>>,
 }
 
 /// A random UUID by which the plugin's log can be read beside ours. Nothing depends on it, so without randomness it is

@@ -11,6 +11,9 @@
 //! takes longer than the provider's timeout, no answer is read beyond a few mebibytes, and a plugin that has stopped to
 //! answer is given up. What it has not been asked for stays out of the table, so that nothing is judged by it.
 //!
+//! The other way, for values that are about to be sealed, [`Plugins::mint`] has fresh DEKs wrapped; [`plan_minting`] says
+//! what that costs.
+//!
 //! Calls run on a current-thread runtime that belongs to [`Plugins`]; its functions block and must not be called from
 //! inside another tokio runtime.
 //!
@@ -31,6 +34,7 @@ mod ask;
 mod client;
 mod greet;
 mod messages;
+mod mint;
 mod plan;
 mod round;
 mod words;
@@ -38,7 +42,8 @@ mod words;
 pub use address::{Address, EndpointError};
 pub use ask::{AskOptions, Asked, AskedProvider};
 pub use greet::{Greeting, Health, Unwell};
-pub use plan::{KeyPlan, Plan, ProviderPlan, plan};
+pub use mint::{MintError, Minted, Order, Progress};
+pub use plan::{KeyPlan, Plan, ProviderPlan, plan, plan_minting};
 
 /// How many calls are in flight unless somebody says otherwise.
 pub const DEFAULT_CONCURRENCY: usize = 8;
@@ -75,5 +80,20 @@ impl Plugins {
     /// [`Failed`](crate::provider::kms::PluginState::Failed), as it would be to kube-apiserver.
     pub fn ask(&self, requests: Vec<OwnedDekRequest>, options: &AskOptions<'_>) -> (DekTable, Asked) {
         self.runtime.block_on(ask::ask_all(&self.greeted, requests, options))
+    }
+
+    /// Makes the DEKs that an order takes from the bytes that `fill` gives, and has the plugin wrap them. Blocks until
+    /// that is done or has failed.
+    ///
+    /// # Errors
+    ///
+    /// [`MintError`]. Nothing is of use then, and what was called is spent.
+    pub fn mint(
+        &self,
+        order: Order<'_>,
+        options: &AskOptions<'_>,
+        fill: impl FnMut(&mut [u8]) -> io::Result<()>,
+    ) -> Result<Minted, MintError> {
+        self.runtime.block_on(mint::mint(&self.greeted, order, options, fill))
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::address::Address;
+use super::mint::Order;
 use crate::provider::kms::OwnedDekRequest;
 use crate::provider::spec::{KmsSpec, KmsVersion};
 
@@ -71,6 +72,21 @@ pub fn plan<'r>(requests: impl IntoIterator<Item = (&'r OwnedDekRequest, u64)>, 
     plan
 }
 
+/// What it takes to have DEKs wrapped: one row for each order whose provider `specs` has. It has no keys, since only the
+/// plugin knows which one it will use.
+pub fn plan_minting<'o>(orders: impl IntoIterator<Item = Order<'o>>, specs: &[KmsSpec]) -> Plan {
+    let mut plan = Plan::default();
+    for order in orders {
+        let version = order.form.version();
+        let spec = specs.iter().find(|spec| (spec.version, &*spec.name) == (version, order.provider));
+        let Some(spec) = spec else { continue };
+        let provider = ProviderPlan { calls: order.calls(), ..provider_plan(spec, [].into_iter()) };
+        plan.calls = plan.calls.saturating_add(provider.calls);
+        plan.providers.push(provider);
+    }
+    plan
+}
+
 fn provider_plan<'r>(spec: &KmsSpec, requests: impl Iterator<Item = (&'r str, u64)>) -> ProviderPlan {
     let mut keys: BTreeMap<&str, KeyPlan> = BTreeMap::new();
     let mut calls = 0;
@@ -88,7 +104,7 @@ fn provider_plan<'r>(spec: &KmsSpec, requests: impl Iterator<Item = (&'r str, u6
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::kms::DekSource;
+    use crate::provider::kms::{DekSource, SealForm};
 
     fn spec(version: KmsVersion, name: &str) -> KmsSpec {
         let endpoint = format!("unix:///run/{name}.sock");
@@ -124,6 +140,25 @@ mod tests {
         assert_eq!(plan.providers[0].keys, [key("", 1, 1)]);
         assert_eq!(plan.providers[1].keys, [key("1", 1, 1), key("2", 2, 22)]);
         assert_eq!(plan.providers[1].address.as_ref().unwrap().to_string(), "unix:///run/cloud.sock");
+    }
+
+    #[test]
+    fn minting_takes_a_call_for_each_dek_and_one_to_try() {
+        let order = |provider, form, values| Order { provider, form, values };
+        let specs = [spec(KmsVersion::V1, "old"), spec(KmsVersion::V2, "cloud")];
+        let orders = [
+            order("cloud", SealForm::V2Seed, 1_000_000),
+            order("cloud", SealForm::V2Keys, 7),
+            order("old", SealForm::V1Gcm, 10),
+            order("old", SealForm::V1Cbc, 0),
+            order("old", SealForm::V2Seed, 1),
+            order("nobody", SealForm::V1Gcm, 10),
+        ];
+        let plan = plan_minting(orders, &specs);
+        let calls: Vec<u64> = plan.providers.iter().map(|provider| provider.calls).collect();
+        assert_eq!((&*calls, plan.calls), (&[2, 8, 11, 0][..], 21));
+        assert_eq!(plan.providers[2].address.as_ref().unwrap().to_string(), "unix:///run/old.sock");
+        assert_eq!(plan.providers[2].estimate(Duration::from_millis(10), 4), Duration::from_millis(30));
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! Asking one plugin for many DEKs: so many calls in flight, so many calls at all, retries, and when to give up.
+//! Asking one plugin many times: so many calls in flight, so many calls at all, retries, and when to give up.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -14,13 +15,13 @@ use super::messages::{DecryptResponse, DecryptV1, DecryptV2, V1_DECRYPT, V2_DECR
 use crate::provider::kms::{DekSource, OwnedDekRequest};
 use crate::provider::secret::SecretKey;
 
-/// For how many timeouts a plugin that is unavailable or exhausted is asked for the same DEK again.
+/// For how many timeouts a plugin that is unavailable or exhausted is asked the same again.
 const RETRY_TIMEOUTS: u32 = 3;
 
-/// The pause before a second call for the same DEK; each further one is twice as long.
+/// The pause before a second call for the same; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
-/// The longest pause between calls for the same DEK.
+/// The longest pause between calls for the same.
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 /// A plugin is given up after so many requests in a row for each call in flight that came to no answer.
@@ -50,40 +51,53 @@ impl Budget {
     }
 }
 
-/// What became of a request that was asked.
-pub(super) struct Answer {
-    pub request: OwnedDekRequest,
-    /// The DEK and the plugin's time for it, or why there is none.
-    pub dek: Result<(SecretKey, Duration), String>,
+/// What a plugin is asked, once or again.
+pub(super) trait Question: Send + Sync + 'static {
+    /// What a good answer brings.
+    type Gain: Send + 'static;
+
+    /// Calls the plugin once.
+    fn put(&self, client: &Client, package: Package) -> impl Future<Output = Called<Self::Gain>> + Send;
+}
+
+/// A call's result, with the plugin's time for it. An answer may still be of no use, and the words say why.
+pub(super) type Called<G> = Result<(Result<G, String>, Duration), CallError>;
+
+/// What became of a question that was asked.
+pub(super) struct Answer<Q: Question> {
+    pub question: Q,
+    /// What it brought and the plugin's time for it, or why nothing.
+    pub gain: Result<(Q::Gain, Duration), String>,
 }
 
 /// How a round ended.
-pub(super) struct End {
+pub(super) struct End<Q> {
     /// Calls made, repeated ones included.
     pub calls: u64,
     /// Why the plugin was given up, if it was.
     pub given_up: Option<String>,
-    /// There were requests for which no call was left.
+    /// There were questions for which no call was left.
     pub out_of_budget: bool,
-    /// The requests that nobody has taken up.
-    pub left: Vec<OwnedDekRequest>,
+    /// The questions that nobody has taken up.
+    pub left: Vec<Q>,
 }
 
-/// Asks for every request, with at most `concurrency` calls in flight. `answered` hears of each answer as it comes.
-pub(super) async fn ask(
+/// Asks every question, with at most `concurrency` calls in flight. `answered` hears of each answer as it comes, and may
+/// end the round; calls that are in flight then are cut off.
+pub(super) async fn ask<Q: Question>(
     (client, package): (Client, Package),
-    requests: Vec<OwnedDekRequest>,
+    questions: Vec<Q>,
     concurrency: usize,
     budget: Arc<Budget>,
-    mut answered: impl FnMut(Answer),
-) -> End {
-    let workers = concurrency.min(requests.len()).max(1);
+    mut answered: impl FnMut(Answer<Q>) -> ControlFlow<()>,
+) -> End<Q> {
+    let workers = concurrency.min(questions.len()).max(1);
     let round = Arc::new(Round {
         client,
         package,
         budget,
         patience: MIN_WITHOUT_ANSWER.max(workers.saturating_mul(ROUNDS_WITHOUT_ANSWER)),
-        queue: Mutex::new(requests.into_iter()),
+        queue: Mutex::new(questions.into_iter()),
         calls: AtomicU64::new(0),
         without_answer: AtomicUsize::new(0),
         given_up: OnceLock::new(),
@@ -96,7 +110,9 @@ pub(super) async fn ask(
     }
     drop(sender);
     while let Some(answer) = answers.recv().await {
-        answered(answer);
+        if answered(answer).is_break() {
+            break;
+        }
     }
     let left = std::mem::take(&mut *round.queue.lock().unwrap_or_else(PoisonError::into_inner)).collect();
     End {
@@ -107,42 +123,45 @@ pub(super) async fn ask(
     }
 }
 
-/// The requests to one plugin while they are asked.
-struct Round {
+/// The questions to one plugin while they are asked.
+struct Round<Q> {
     client: Client,
     package: Package,
     budget: Arc<Budget>,
-    // So many requests in a row without answer are enough.
+    // So many questions in a row without answer are enough.
     patience: usize,
-    queue: Mutex<std::vec::IntoIter<OwnedDekRequest>>,
+    queue: Mutex<std::vec::IntoIter<Q>>,
     calls: AtomicU64,
     without_answer: AtomicUsize,
     given_up: OnceLock<String>,
     out_of_budget: AtomicBool,
 }
 
-impl Round {
-    async fn work(self: Arc<Self>, answers: mpsc::Sender<Answer>) {
+impl<Q: Question> Round<Q> {
+    async fn work(self: Arc<Self>, answers: mpsc::Sender<Answer<Q>>) {
         while self.given_up.get().is_none() {
-            let Some(request) = self.next() else { return };
-            let Some(opened) = self.open(&request).await else {
+            let Some(question) = self.next() else { return };
+            let Some(settled) = self.settle(&question).await else {
                 self.out_of_budget.store(true, Ordering::Relaxed);
                 return;
             };
-            self.note(&opened);
-            let dek = opened.map_err(|error| error.to_string()).and_then(|dek| keep(&request, dek));
-            if answers.send(Answer { request, dek }).await.is_err() {
+            self.note(&settled);
+            let gain = match settled {
+                Ok((gain, latency)) => gain.map(|gain| (gain, latency)),
+                Err(error) => Err(error.to_string()),
+            };
+            if answers.send(Answer { question, gain }).await.is_err() {
                 return;
             }
         }
     }
 
-    fn next(&self) -> Option<OwnedDekRequest> {
+    fn next(&self) -> Option<Q> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).next()
     }
 
-    /// Asks for one DEK until there is an answer; `None` if there was no call left for it.
-    async fn open(&self, request: &OwnedDekRequest) -> Option<Result<(SecretKey, Duration), CallError>> {
+    /// Asks until there is an answer; `None` if there was no call left for it.
+    async fn settle(&self, question: &Q) -> Option<Called<Q::Gain>> {
         let begun = Instant::now();
         let mut pause = FIRST_PAUSE;
         loop {
@@ -150,8 +169,8 @@ impl Round {
                 return None;
             }
             self.calls.fetch_add(1, Ordering::Relaxed);
-            let error = match self.call(request).await {
-                Ok((answer, latency)) => return Some(Ok((answer.into_key(), latency))),
+            let error = match question.put(&self.client, self.package).await {
+                Ok(answer) => return Some(Ok(answer)),
                 Err(error) => error,
             };
             let spent = begun.elapsed().saturating_add(pause);
@@ -165,17 +184,9 @@ impl Round {
         }
     }
 
-    async fn call(&self, request: &OwnedDekRequest) -> Result<(DecryptResponse, Duration), CallError> {
-        match self.package {
-            Package::V1Beta1 => self.client.call(V1_DECRYPT, DecryptV1::from(request)).await,
-            Package::V2 => self.client.call(V2_DECRYPT, DecryptV2::from(request)).await,
-            Package::V2Alpha1 => self.client.call(V2ALPHA1_DECRYPT, DecryptV2::from(request)).await,
-        }
-    }
-
     /// Counts what came to no answer, and gives the plugin up when that is all there is, or when it has gone.
-    fn note(&self, opened: &Result<(SecretKey, Duration), CallError>) {
-        let Some(error) = opened.as_ref().err().filter(|error| error.is_no_answer()) else {
+    fn note(&self, settled: &Called<Q::Gain>) {
+        let Some(error) = settled.as_ref().err().filter(|error| error.is_no_answer()) else {
             self.without_answer.store(0, Ordering::Relaxed);
             return;
         };
@@ -187,12 +198,23 @@ impl Round {
     }
 }
 
+impl Question for OwnedDekRequest {
+    type Gain = SecretKey;
+
+    async fn put(&self, client: &Client, package: Package) -> Called<SecretKey> {
+        let (answer, latency): (DecryptResponse, Duration) = match package {
+            Package::V1Beta1 => client.call(V1_DECRYPT, DecryptV1::from(self)).await,
+            Package::V2 => client.call(V2_DECRYPT, DecryptV2::from(self)).await,
+            Package::V2Alpha1 => client.call(V2ALPHA1_DECRYPT, DecryptV2::from(self)).await,
+        }?;
+        Ok((keep(self, answer.into_key()), latency))
+    }
+}
+
 /// Drops a key that is absurdly long: a table of such keys could be of any size. A seed becomes small in the table.
-fn keep(request: &OwnedDekRequest, dek: (SecretKey, Duration)) -> Result<(SecretKey, Duration), String> {
+fn keep(request: &OwnedDekRequest, dek: SecretKey) -> Result<SecretKey, String> {
     match request.source {
-        DekSource::Key if dek.0.len() > MAX_KEPT_KEY_BYTES => {
-            Err(format!("crypto/aes: invalid key size {}", dek.0.len()))
-        }
+        DekSource::Key if dek.len() > MAX_KEPT_KEY_BYTES => Err(format!("crypto/aes: invalid key size {}", dek.len())),
         DekSource::Key | DekSource::Seed => Ok(dek),
     }
 }

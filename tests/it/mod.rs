@@ -8,6 +8,8 @@ mod fit;
 mod fixtures;
 mod keys;
 mod layers;
+#[cfg(feature = "kms")]
+mod minting;
 mod output;
 #[cfg(feature = "kms")]
 mod plugins;

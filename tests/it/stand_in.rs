@@ -32,12 +32,14 @@ use tokio::sync::Notify;
 pub struct V1Request {
     #[prost(string, tag = "1")]
     pub version: String,
+    /// `plain` in `Encrypt`.
     #[prost(bytes = "vec", tag = "2")]
     pub cipher: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Message)]
 pub struct V2Request {
+    /// `plaintext` in `Encrypt`, which has the first two fields only.
     #[prost(bytes = "vec", tag = "1")]
     pub ciphertext: Vec<u8>,
     #[prost(string, tag = "2")]
@@ -67,9 +69,20 @@ pub struct Opened {
     pub plaintext: Vec<u8>,
 }
 
+/// What `Encrypt` answers; in v1 the first field only.
+#[derive(Clone, PartialEq, Message)]
+pub struct Wrapped {
+    #[prost(bytes = "vec", tag = "1")]
+    pub ciphertext: Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub key_id: String,
+    #[prost(btree_map = "string, bytes", tag = "3")]
+    pub annotations: BTreeMap<String, Vec<u8>>,
+}
+
 /// One call as it arrived.
 pub struct Call {
-    /// `Version`, `Status` or `Decrypt`.
+    /// `Version`, `Status`, `Encrypt` or `Decrypt`.
     pub method: String,
     /// The gRPC package.
     pub package: String,
@@ -127,7 +140,7 @@ impl Plugin {
         Self::slow(Duration::ZERO, behaviour)
     }
 
-    /// As [`start`](Self::start), but opening a DEK takes so long.
+    /// As [`start`](Self::start), but wrapping or opening a DEK takes so long.
     pub fn slow(latency: Duration, behaviour: impl Fn(Call) -> Reply + Send + Sync + 'static) -> Self {
         let home = TempDir::new().unwrap();
         let path = home.path().join("kms.sock").to_str().unwrap().to_string();
@@ -182,7 +195,7 @@ impl Plugin {
         self.seen.calls.lock().unwrap().get(method).copied().unwrap_or_default()
     }
 
-    /// The most calls of `Decrypt` that were in flight together.
+    /// The most calls of `Encrypt` and `Decrypt` that were in flight together.
     pub fn most_in_flight(&self) -> u64 {
         self.seen.most_in_flight.load(Ordering::SeqCst)
     }
@@ -229,7 +242,7 @@ async fn serve(
         *calls - 1
     };
     let call = Call { method: method.to_string(), package, message, number };
-    if call.method == "Decrypt" {
+    if ["Encrypt", "Decrypt"].contains(&&*call.method) {
         let now = seen.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
         seen.most_in_flight.fetch_max(now, Ordering::SeqCst);
         if !seen.latency.is_zero() {
@@ -287,8 +300,8 @@ pub fn babble(path: &str, bytes: &'static [u8]) {
     });
 }
 
-/// A plugin that answers truly: it opens what [`seal`] has sealed, v1 under the key that it was started with, v2 under
-/// the key that is asked for, with the annotation that its ciphertexts carry.
+/// A plugin that answers truly: it wraps under the key that it was started with, and opens what [`seal`] has sealed, v1
+/// under that key, v2 under the key that is asked for, with the annotation that its ciphertexts carry.
 pub fn honest(package: &'static str, key_id: &'static str) -> impl Fn(Call) -> Reply + Send + Sync + 'static {
     move |call| {
         if call.package != package {
@@ -304,6 +317,16 @@ pub fn honest(package: &'static str, key_id: &'static str) -> impl Fn(Call) -> R
                 let request = V1Request::decode(&*call.message).unwrap();
                 assert_eq!(request.version, "v1beta1");
                 opened(key_id, &request.cipher)
+            }
+            ("Encrypt", "v1beta1") => {
+                let request = V1Request::decode(&*call.message).unwrap();
+                assert_eq!(request.version, "v1beta1");
+                Reply::message(&Wrapped { ciphertext: wrap(key_id, &request.cipher), ..Wrapped::default() })
+            }
+            ("Encrypt", _) => {
+                let request = V2Request::decode(&*call.message).unwrap();
+                assert_eq!((request.uid.len(), request.key_id.len(), request.annotations.len()), (36, 0, 0));
+                Reply::message(&wrapped(key_id, &request.ciphertext))
             }
             ("Status", _) => Reply::message(&status(package, "ok", key_id)),
             ("Decrypt", _) => {
@@ -325,14 +348,32 @@ pub fn status(version: &str, healthz: &str, key_id: &str) -> Greeting {
     Greeting { version, healthz, key_id }
 }
 
+/// What a v2 plugin makes of a DEK.
+pub fn wrapped(key_id: &str, dek: &[u8]) -> Wrapped {
+    let annotations = [("version.oracle.example".to_string(), b"1".to_vec())];
+    Wrapped { ciphertext: wrap(key_id, dek), key_id: key_id.to_string(), annotations: annotations.into() }
+}
+
+/// [`seal`] with a nonce that no other DEK has.
+fn wrap(key_id: &str, dek: &[u8]) -> Vec<u8> {
+    let digest = Sha256::digest(dek);
+    seal(key_id, *digest.first_chunk().unwrap(), dek)
+}
+
 fn opened(key_id: &str, sealed: &[u8]) -> Reply {
-    let Some((nonce, sealed)) = sealed.split_first_chunk::<12>() else {
+    if sealed.len() < 12 {
         return Reply::Status(2, "short ciphertext");
-    };
-    match kms_key(key_id).decrypt(nonce.into(), sealed) {
-        Ok(plaintext) => Reply::message(&Opened { plaintext }),
-        Err(_) => Reply::Status(2, "cipher: message authentication failed"),
     }
+    match unwrap(key_id, sealed) {
+        Some(plaintext) => Reply::message(&Opened { plaintext }),
+        None => Reply::Status(2, "cipher: message authentication failed"),
+    }
+}
+
+/// Opens what [`seal`] has sealed.
+pub fn unwrap(key_id: &str, sealed: &[u8]) -> Option<Vec<u8>> {
+    let (nonce, sealed) = sealed.split_first_chunk::<12>()?;
+    kms_key(key_id).decrypt(nonce.into(), sealed).ok()
 }
 
 /// Wraps a DEK as the plugin does.

@@ -10,6 +10,7 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 use super::super::aescbc::{self, AesCbc};
 use super::super::aesgcm::{self, AesGcm};
@@ -21,10 +22,6 @@ use super::v2::{INFO_BYTES, Seed};
 use super::{
     Annotations, DEK_BYTES, DekSource, DekTable, EnvelopeError, FreshDeks, OwnedDekRequest, PluginState, v1, v2,
 };
-
-/// At most so much longer is a value than its prefix, its wrapped DEK and its plaintext: the seed's INFO, nonce and tag,
-/// and a protobuf tag with its length.
-const MAX_ADDED_BYTES: usize = INFO_BYTES + aesgcm::OVERHEAD_BYTES + 11;
 
 /// Which of the envelopes that API servers have written is to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -109,7 +106,7 @@ pub struct Sealing {
     prefix: Vec<u8>,
     // Empty in KMS v1.
     key_id: String,
-    deks: FreshDeks,
+    deks: Arc<FreshDeks>,
     wrapped: Vec<Wrapped>,
     // The first DEK, if it is a seed.
     seed: Option<Seed>,
@@ -122,7 +119,12 @@ impl Sealing {
     /// # Errors
     ///
     /// [`EnvelopeError::NoDek`] if there is none.
-    pub fn new(provider: &str, form: SealForm, deks: FreshDeks, wrapped: Vec<Wrapped>) -> Result<Self, EnvelopeError> {
+    pub fn new(
+        provider: &str,
+        form: SealForm,
+        deks: Arc<FreshDeks>,
+        wrapped: Vec<Wrapped>,
+    ) -> Result<Self, EnvelopeError> {
         let first = wrapped.first().zip(deks.get(0));
         let (first, dek) = first.ok_or(EnvelopeError::NoDek)?;
         let key_id = first.request(form, provider)?.key_id;
@@ -157,7 +159,7 @@ impl Sealing {
         let (dek, wrapped) = self.dek(place).ok_or(SealError::NoDek(value))?;
         let before = out.len();
         // Reserved beforehand, since a buffer that moves would leave plaintext behind.
-        out.reserve(self.prefix.len() + wrapped.len() + plaintext.len() + MAX_ADDED_BYTES);
+        out.reserve(self.sealed_bytes(value, plaintext.len()).ok_or(SealError::NoDek(value))?);
         out.extend_from_slice(&self.prefix);
         let sealed = match self.form.version() {
             KmsVersion::V1 => self.seal_v1(dek, wrapped, (aad, plaintext), fill, out),
@@ -215,6 +217,18 @@ impl Sealing {
 
     fn dek(&self, place: usize) -> Option<(&[u8; DEK_BYTES], &[u8])> {
         Some((self.deks.get(place)?, &self.wrapped.get(place)?.0))
+    }
+
+    /// How many bytes [`seal`](Self::seal) appends for a plaintext of this length; `None` if it has no DEK for the value.
+    pub fn sealed_bytes(&self, value: usize, plaintext: usize) -> Option<usize> {
+        let (_, wrapped) = self.dek(if self.seed.is_some() { 0 } else { value })?;
+        let body = match self.form {
+            SealForm::V1Cbc => aescbc::body_bytes(plaintext),
+            SealForm::V1Gcm => plaintext + aesgcm::OVERHEAD_BYTES,
+            SealForm::V2Keys => v2::Envelope::framed_bytes(plaintext + aesgcm::OVERHEAD_BYTES),
+            SealForm::V2Seed => v2::Envelope::framed_bytes(INFO_BYTES + plaintext + aesgcm::OVERHEAD_BYTES),
+        };
+        Some(self.prefix.len() + wrapped.len() + body)
     }
 
     /// The provider's name.

@@ -118,6 +118,13 @@ impl<'v> Envelope<'v> {
         wire::write_head(1, encrypted_bytes, out);
     }
 
+    /// So many bytes of encrypted data with what [`Self::write_head`] puts in front of them.
+    pub(super) fn framed_bytes(encrypted_bytes: usize) -> usize {
+        let mut head = Vec::new();
+        Self::write_head(encrypted_bytes, &mut head);
+        head.len() + encrypted_bytes
+    }
+
     /// Appends what follows the encrypted data.
     fn write_tail(&self, out: &mut Vec<u8>) {
         wire::write_bytes(2, self.key_id.as_bytes(), out);
