@@ -34,6 +34,11 @@ impl Deks {
         Self { tables, by_chain, nothing: DekTable::new() }
     }
 
+    /// The tables, one for each configuration file; none where nobody was asked.
+    pub fn tables_mut(&mut self) -> &mut [DekTable] {
+        &mut self.tables
+    }
+
     /// The table for a chain's values; an empty one where nobody was asked.
     pub fn of(&self, chain: ChainRef) -> &DekTable {
         let number = self.by_chain.get(chain.index()).copied().flatten();

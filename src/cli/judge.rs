@@ -53,7 +53,7 @@ pub fn judge(
     let OpenSource { mut snapshot, facts, log_beside } = open(&args.source, global)?;
     let roots = (!args.etcd_prefix.is_empty()).then(|| Roots::given(&args.etcd_prefix));
     #[cfg(feature = "kms")]
-    let deks = match super::kms::prepare(&args.kms, &rules, &mut snapshot, roots.clone(), global)? {
+    let deks = match super::kms::prepare(&args.kms, (&rules, &[]), &mut snapshot, roots.clone(), global)? {
         super::kms::Prepared::Plan(plan) => return Ok(Judged::Plan(plan)),
         super::kms::Prepared::Deks(deks) => deks,
     };

@@ -25,21 +25,21 @@ pub struct KmsArgs {
     /// would cost, `off`
     #[arg(long, value_enum, value_name = "WHEN", num_args = 0..=1, require_equals = true,
           default_value = "off", default_missing_value = "ask")]
-    kms: Kms,
+    pub(super) kms: Kms,
     /// This provider's plugin listens elsewhere than its configuration says: NAME=unix:///path or NAME=unix:///@name
     #[arg(long, value_name = "NAME=ENDPOINT")]
-    kms_endpoint: Vec<String>,
+    pub(super) kms_endpoint: Vec<String>,
     /// Calls that are under way at once
     #[arg(long, value_name = "N", default_value_t = plugin::DEFAULT_CONCURRENCY as u64,
           value_parser = clap::value_parser!(u64).range(1..=1024))]
-    kms_concurrency: u64,
+    pub(super) kms_concurrency: u64,
     /// Stop before spending more calls than this
     #[arg(long, value_name = "N")]
-    kms_max_calls: Option<u64>,
+    pub(super) kms_max_calls: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Kms {
+pub(super) enum Kms {
     Off,
     Plan,
     Ask,
@@ -53,10 +53,10 @@ pub enum Prepared {
     Plan(String),
 }
 
-/// Does what the arguments say, before the store's values are judged.
+/// Does what the arguments say, before the store's values are judged. Endpoints may be given for `others`' plugins, too.
 pub fn prepare(
     args: &KmsArgs,
-    rules: &Rules,
+    (rules, others): (&Rules, &[&Rules]),
     snapshot: &mut Snapshot,
     roots: Option<Roots>,
     global: &GlobalArgs,
@@ -64,7 +64,8 @@ pub fn prepare(
     if args.kms == Kms::Off {
         return Ok(Prepared::Deks(Deks::default()));
     }
-    let endpoints = endpoints(args, rules)?;
+    let known: Vec<_> = [rules].iter().chain(others).copied().collect();
+    let endpoints = endpoints(args, &known)?;
     let pass = PassOptions { digest: false, threads: 0, progress: &|_| () };
     let requests = collect(snapshot, rules, roots, pass)?;
     let no_runtime = |error| Failure::input(format!("the KMS plugins cannot be asked: {error}"));
@@ -82,7 +83,8 @@ pub fn prepare(
     Ok(Prepared::Deks(ask(args, rules, requests, &plugins, global)))
 }
 
-fn ask(args: &KmsArgs, rules: &Rules, requests: Vec<Requests>, plugins: &[Plugins], global: &GlobalArgs) -> Deks {
+/// Asks for all of it, a table for each file.
+pub(super) fn ask(args: &KmsArgs, rules: &Rules, requests: Vec<Requests>, plugins: &[Plugins], global: &GlobalArgs) -> Deks {
     let total = requests.iter().map(|requests| requests.len() as u64).sum();
     let progress = Progress::count(global, "asking KMS plugins", total);
     let mut left = args.kms_max_calls;
@@ -102,9 +104,9 @@ fn ask(args: &KmsArgs, rules: &Rules, requests: Vec<Requests>, plugins: &[Plugin
 }
 
 /// Other endpoints by provider, each checked.
-fn endpoints(args: &KmsArgs, rules: &Rules) -> Result<HashMap<String, String>, Failure> {
-    let files = rules.files().count();
-    let names: Vec<_> = (0..files).flat_map(|file| rules.kms_specs(file)).map(|kms| kms.name).collect();
+pub(super) fn endpoints(args: &KmsArgs, rules: &[&Rules]) -> Result<HashMap<String, String>, Failure> {
+    let specs = rules.iter().flat_map(|rules| (0..rules.files().count()).flat_map(|file| rules.kms_specs(file)));
+    let names: Vec<_> = specs.map(|kms| kms.name).collect();
     let mut endpoints = HashMap::new();
     for given in &args.kms_endpoint {
         // A provider's name may hold `=`, an endpoint's scheme does not: the last `=unix:` divides.

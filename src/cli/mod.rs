@@ -15,6 +15,8 @@ mod keys;
 #[cfg(feature = "kms")]
 mod kms;
 mod man;
+#[cfg(feature = "kms")]
+mod minting;
 mod output;
 mod progress;
 mod rewrite;

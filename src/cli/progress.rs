@@ -36,6 +36,12 @@ impl Progress {
         Self::new(global, message, total, "{msg} {wide_bar} {pos}/{len} {per_sec} {eta}")
     }
 
+    /// So many altogether.
+    #[cfg(feature = "kms")]
+    pub fn set(&self, all: u64) {
+        self.0.set_position(all);
+    }
+
     /// So many more.
     pub fn add(&self, more: u64) {
         self.0.inc(more);

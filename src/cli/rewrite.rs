@@ -16,6 +16,7 @@ use crate::rewrite::buckets::Release;
 use crate::rewrite::run::{self, End, Form, Out, Outcome, Request, RunError};
 use crate::rewrite::target::Target;
 use crate::rewrite::write::RewriteError;
+use crate::source::Snapshot;
 use crate::source::snapshot::PassOptions;
 
 use super::Failure;
@@ -84,6 +85,9 @@ pub struct Args {
     #[cfg(feature = "kms")]
     #[command(flatten)]
     kms: super::kms::KmsArgs,
+    #[cfg(feature = "kms")]
+    #[command(flatten)]
+    envelopes: super::minting::EnvelopeArgs,
     /// Where the API server keeps its objects, as in its own --etcd-prefix; found by itself where it is not given
     #[arg(long, value_name = "PREFIX")]
     etcd_prefix: Vec<String>,
@@ -141,10 +145,20 @@ enum Report {
     Json,
 }
 
+impl From<Format> for Form {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Snapshot => Self::Snapshot,
+            Format::Db => Self::Database,
+        }
+    }
+}
+
 /// Runs the command.
 pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     let selection = Selection::parse(&args.selection).map_err(|error| Failure::usage(error.to_string()))?;
     let current = rules(&args.config)?;
+    let mut target = target(args)?;
     let source = SourceArgs { source: args.source.clone(), no_digest: false };
     let mut opened = open(&source, global)?;
     let interrupted = catch_signals()?;
@@ -153,47 +167,108 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
         _ => None,
     };
     let roots = (!args.etcd_prefix.is_empty()).then(|| Roots::given(&args.etcd_prefix));
-    let Prepared { deks, target } = match prepare(args, &current, &mut opened, roots.clone(), global)? {
-        Ok(prepared) => prepared,
-        Err(plan) => return print(Exit::Done, |out| out.write_all(plan.as_bytes())),
+    let deks = match ask(args, (&current, &target), &mut opened.snapshot, roots.clone(), global)? {
+        Asked::Deks(deks) => deks,
+        Asked::Plan(plan) => return print(Exit::Done, |out| out.write_all(plan.as_bytes())),
     };
-    let OpenSource { mut snapshot, facts, log_beside } = opened;
-    let passes = if output.is_some() { 4 } else { 2 };
-    let progress = Progress::bytes(global, "rewriting", passes * snapshot.pages().file_bytes());
-    let request = Request {
-        selection,
-        namespaces: args.namespace.clone(),
-        all: args.all,
-        keep_unreadable: args.keep_unreadable,
-        keep_distro_state: args.keep_distro_state,
-        drop_history: args.drop_history,
-        for_etcd: args.for_etcd.map(Into::into),
-        form: args.format.map(|format| match format {
-            Format::Snapshot => Form::Snapshot,
-            Format::Db => Form::Database,
-        }),
-        roots,
-        interrupted: &interrupted,
-        pass: PassOptions { digest: true, threads: 0, progress: &|bytes| progress.add(bytes) },
-        ..Request::new(&current, &deks, &target)
+    let wanted = Wanted { args, selection, roots, current: &current, deks: &deks, interrupted: &interrupted };
+    let refused = wanted.mint(&mut target, &mut opened.snapshot, &opened.facts.path, global)?;
+    let outcome = match refused {
+        Some(outcome) => outcome,
+        None => wanted.rewrite(&target, &mut opened.snapshot, output.as_ref(), &opened.facts.path, global)?,
     };
-    let reopen = || match &output {
-        Some(output) => output.reopen().map_err(std::io::Error::other),
-        None => Err(std::io::ErrorKind::NotFound.into()),
-    };
-    let out = output.as_ref().map(|output| Out { file: output.file(), reopen: &reopen });
-    let outcome = run::rewrite(&mut snapshot, &request, out.as_ref()).map_err(|error| failed(error, &facts.path))?;
-    drop(progress);
     if let (End::Proved(_), Some(output)) = (&outcome.end, output) {
         output.commit()?;
     }
-    let notes = notes(args, &outcome, log_beside, snapshot.lost_its_trailer());
+    let notes = notes(args, &outcome, opened.log_beside, opened.snapshot.lost_its_trailer());
     let path = args.output.as_ref().map(|path| path.to_string_lossy());
-    let context = report::rewrite::Context { facts: &facts, target: &target, output: path.as_deref(), notes: &notes };
+    let facts = &opened.facts;
+    let context = report::rewrite::Context { facts, target: &target, output: path.as_deref(), notes: &notes };
     print(exit(&outcome), |out| match args.report {
         Report::Table => report::rewrite::text(out, &outcome, &context, paint()),
         Report::Json => report::rewrite::json(out, &outcome, &context),
     })
+}
+
+/// Everything that is wanted but the target.
+struct Wanted<'w> {
+    args: &'w Args,
+    selection: Selection,
+    roots: Option<Roots>,
+    current: &'w Rules,
+    deks: &'w Deks,
+    interrupted: &'w AtomicBool,
+}
+
+impl Wanted<'_> {
+    /// Rewrites into `output`; without it, only plans.
+    fn rewrite(
+        &self,
+        target: &Target,
+        snapshot: &mut Snapshot,
+        output: Option<&Output>,
+        path: &str,
+        global: &GlobalArgs,
+    ) -> Result<Outcome, Failure> {
+        let args = self.args;
+        let (passes, message) = if output.is_some() { (4, "rewriting") } else { (2, "planning") };
+        let progress = Progress::bytes(global, message, passes * snapshot.pages().file_bytes());
+        let request = Request {
+            selection: self.selection.clone(),
+            namespaces: args.namespace.clone(),
+            all: args.all,
+            keep_unreadable: args.keep_unreadable,
+            keep_distro_state: args.keep_distro_state,
+            drop_history: args.drop_history,
+            for_etcd: args.for_etcd.map(Into::into),
+            form: args.format.map(Into::into),
+            roots: self.roots.clone(),
+            interrupted: self.interrupted,
+            pass: PassOptions { digest: true, threads: 0, progress: &|bytes| progress.add(bytes) },
+            ..Request::new(self.current, self.deks, target)
+        };
+        let reopen = || match output {
+            Some(output) => output.reopen().map_err(std::io::Error::other),
+            None => Err(std::io::ErrorKind::NotFound.into()),
+        };
+        let out = output.map(|output| Out { file: output.file(), reopen: &reopen });
+        run::rewrite(snapshot, &request, out.as_ref()).map_err(|error| failed(error, path))
+    }
+
+    /// Where the target writes with KMS providers: plans, says what it costs, and has data keys wrapped. Gives the plan where
+    /// something stands in the way, since nothing is to be spent then.
+    #[cfg(feature = "kms")]
+    fn mint(
+        &self,
+        target: &mut Target,
+        snapshot: &mut Snapshot,
+        path: &str,
+        global: &GlobalArgs,
+    ) -> Result<Option<Outcome>, Failure> {
+        let args = self.args;
+        let selects = !self.selection.is_everything() || !args.namespace.is_empty();
+        let kms = (&args.kms, &args.envelopes);
+        let minting =
+            super::minting::prepare(kms, (self.current, target), selects, snapshot, self.roots.clone(), global)?;
+        let Some(minting) = minting else { return Ok(None) };
+        let mut outcome = self.rewrite(target, snapshot, None, path, global)?;
+        if let Target::Configured { rules, .. } = &*target {
+            eprint!("{}", minting.plan(rules, &outcome.written, &args.kms));
+        }
+        match outcome.end {
+            End::Planned(Some(obstacle)) if !args.dry_run => {
+                outcome.end = End::Refused(obstacle);
+                Ok(Some(outcome))
+            }
+            _ if args.dry_run => Ok(Some(outcome)),
+            _ => minting.mint(&args.kms, &outcome.written, target, global).map(|()| None),
+        }
+    }
+
+    #[cfg(not(feature = "kms"))]
+    fn mint(&self, _: &mut Target, _: &mut Snapshot, _: &str, _: &GlobalArgs) -> Result<Option<Outcome>, Failure> {
+        Ok(None)
+    }
 }
 
 fn exit(outcome: &Outcome) -> Exit {
@@ -238,34 +313,49 @@ fn catch_signals() -> Result<Arc<AtomicBool>, Failure> {
     Ok(interrupted)
 }
 
-/// What is read with, and what is to be written.
-struct Prepared {
-    deks: Deks,
-    target: Target,
+/// Loads what is to be written.
+fn target(args: &Args) -> Result<Target, Failure> {
+    match args.strip {
+        true => Ok(Target::Plaintext),
+        false => Ok(Target::configured(rules(&ConfigArgs { config: args.to.clone() })?)),
+    }
 }
 
-/// Loads the target, and asks KMS plugins where that is wanted; or only their plan, where only that is.
-fn prepare(
+/// What came of asking the plugins of the current configuration.
+enum Asked {
+    Deks(Deks),
+    /// Only what it would cost was wanted.
+    #[cfg_attr(not(feature = "kms"), expect(dead_code, reason = "nothing is planned without plugins to ask"))]
+    Plan(String),
+}
+
+#[cfg(feature = "kms")]
+fn ask(
     args: &Args,
-    current: &Rules,
-    opened: &mut OpenSource,
+    (current, target): (&Rules, &Target),
+    snapshot: &mut Snapshot,
     roots: Option<Roots>,
     global: &GlobalArgs,
-) -> Result<Result<Prepared, String>, Failure> {
-    #[cfg(not(feature = "kms"))]
-    let _ = (current, opened, roots, global);
-    #[cfg(not(feature = "kms"))]
-    let deks = Deks::default();
-    #[cfg(feature = "kms")]
-    let deks = match super::kms::prepare(&args.kms, current, &mut opened.snapshot, roots.clone(), global)? {
-        super::kms::Prepared::Plan(plan) => return Ok(Err(plan)),
-        super::kms::Prepared::Deks(deks) => deks,
+) -> Result<Asked, Failure> {
+    let others = match target {
+        Target::Configured { rules, .. } => vec![rules],
+        Target::Plaintext => Vec::new(),
     };
-    if args.strip {
-        return Ok(Ok(Prepared { deks, target: Target::Plaintext }));
-    }
-    let rules = rules(&ConfigArgs { config: args.to.clone() })?;
-    Ok(Ok(Prepared { deks, target: Target::Configured { rules, deks: Deks::default() } }))
+    Ok(match super::kms::prepare(&args.kms, (current, &others), snapshot, roots, global)? {
+        super::kms::Prepared::Plan(plan) => Asked::Plan(plan),
+        super::kms::Prepared::Deks(deks) => Asked::Deks(deks),
+    })
+}
+
+#[cfg(not(feature = "kms"))]
+fn ask(
+    _: &Args,
+    _: (&Rules, &Target),
+    _: &mut Snapshot,
+    _: Option<Roots>,
+    _: &GlobalArgs,
+) -> Result<Asked, Failure> {
+    Ok(Asked::Deks(Deks::default()))
 }
 
 /// What the reader should know beside the plan.

@@ -223,7 +223,7 @@ impl Policy<'_> {
         plaintext: &[u8],
         scratch: &mut Plaintext,
     ) -> Option<Refusal> {
-        let Target::Configured { rules, deks } = self.target else { return None };
+        let Target::Configured { rules, deks, .. } = self.target else { return None };
         let chain = self.target.chain(guards.target, object, plaintext)?;
         match rules.chain(chain)?.open(key, value, deks.of(chain), scratch) {
             Answer::Opened { plaintext: opened, .. } if opened == plaintext => None,
@@ -243,7 +243,7 @@ impl Policy<'_> {
         opened_by: Option<KeyRef>,
         scratch: &mut Plaintext,
     ) -> Decision<'d> {
-        let Target::Configured { rules, deks } = self.target else {
+        let Target::Configured { rules, deks, .. } = self.target else {
             let fresh = matches!(prefix::form(value), Form::Plain | Form::Empty);
             return match fresh {
                 true => Decision::Stays(Stays::Fresh),

@@ -5,10 +5,10 @@ use std::io;
 use crate::audit::rules::ChainRef;
 use crate::bbolt::write::{Packer, WriteError};
 use crate::etcd::{KeyValue, RevisionKey};
-use crate::provider::chain::Unsealed;
+use crate::provider::chain::{Chain, Unsealed};
 use crate::provider::fault::SealError;
 
-use super::target::{Randomness, Target};
+use super::target::{Numbered, RandomStream, Target};
 
 /// Bytes of records that are gathered before they are sealed and packed.
 const BATCH_BYTES: usize = 256 << 10;
@@ -63,7 +63,7 @@ impl Batch {
         record: &[u8],
         (kv, plaintext): (&KeyValue<'_>, &[u8]),
         chain: Option<ChainRef>,
-        (target, randomness): (&Target, &dyn Randomness),
+        (target, randomness): (&Target, &mut dyn RandomStream),
     ) -> Result<(), MakeError> {
         let revision = key.revision.main;
         let sealer = Sealer::of(target, chain);
@@ -133,15 +133,18 @@ enum Sealer<'s> {
     /// Nothing does.
     Plaintext,
     /// The first key of a chain.
-    Chain(ChainRef, &'s crate::provider::chain::Chain),
+    Chain(ChainRef, &'s Chain),
+    /// A KMS provider, with the data key of this number.
+    Kms(&'s Numbered, usize),
 }
 
 impl<'s> Sealer<'s> {
     fn of(target: &'s Target, chain: Option<ChainRef>) -> Self {
-        let Target::Configured { rules, .. } = target else { return Self::Plaintext };
-        match chain.and_then(|chain| Some((chain, rules.chain(chain)?))) {
-            Some((chain, prepared)) => Self::Chain(chain, prepared),
-            None => Self::Plaintext,
+        let (Target::Configured { rules, sealings, .. }, Some(chain)) = (target, chain) else { return Self::Plaintext };
+        match (sealings.of(chain), rules.chain(chain)) {
+            (Some(kms), _) => Self::Kms(kms, kms.next()),
+            (None, Some(prepared)) => Self::Chain(chain, prepared),
+            (None, None) => Self::Plaintext,
         }
     }
 
@@ -150,6 +153,9 @@ impl<'s> Sealer<'s> {
             Self::Plaintext => Ok(plaintext),
             Self::Chain(_, chain) => {
                 chain.sealed_bytes(plaintext).ok_or_else(|| SealError::Kms(chain.writer().name.to_owned()))
+            }
+            Self::Kms(kms, value) => {
+                kms.sealing.sealed_bytes(*value, plaintext).ok_or(SealError::NoDek(*value))
             }
         }
     }
@@ -169,6 +175,10 @@ impl<'s> Sealer<'s> {
             Self::Chain(number, chain) => {
                 let unsealed = chain.seal_later(aad, plaintext, fill, out)?;
                 Ok(unsealed.map(|unsealed| (*number, unsealed)))
+            }
+            Self::Kms(kms, value) => {
+                kms.sealing.seal(*value, aad, plaintext, fill, out)?;
+                Ok(None)
             }
         }
     }

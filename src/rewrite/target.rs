@@ -1,6 +1,7 @@
 //! What is to be written: as kube-apiserver would with other configurations, or nothing but plaintext.
 
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::audit::deks::Deks;
 use crate::audit::rules::{ChainRef, Guard, Rules};
@@ -9,6 +10,7 @@ use crate::kube::key::{Address, ObjectKey};
 use crate::kube::payload;
 use crate::kube::resource::GroupResource;
 use crate::provider::chain::Label;
+use crate::provider::kms::Sealing;
 
 /// The form in which values are to be stored.
 pub enum Target {
@@ -18,12 +20,61 @@ pub enum Target {
         rules: Rules,
         /// What their KMS plugins opened and wrapped.
         deks: Deks,
+        /// What their KMS providers write with.
+        sealings: Sealings,
     },
     /// As plaintext.
     Plaintext,
 }
 
+/// What KMS providers write with, by the chains that begin with them.
+#[derive(Debug, Default)]
+pub struct Sealings {
+    sealings: Vec<Numbered>,
+    by_chain: Vec<(ChainRef, usize)>,
+}
+
+/// A provider's data keys, and the number of the value that comes next: where each value has a key of its own, it says which.
+#[derive(Debug)]
+pub struct Numbered {
+    /// What seals.
+    pub sealing: Sealing,
+    next: AtomicUsize,
+}
+
+impl Numbered {
+    /// A number that no other value has.
+    pub fn next(&self) -> usize {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl Sealings {
+    /// Adds what the chains write with whose first provider it is.
+    pub fn add(&mut self, sealing: Sealing, chains: impl IntoIterator<Item = ChainRef>) {
+        let number = self.sealings.len();
+        self.by_chain.extend(chains.into_iter().map(|chain| (chain, number)));
+        self.sealings.push(Numbered { sealing, next: AtomicUsize::new(0) });
+    }
+
+    /// What a chain writes with.
+    pub fn of(&self, chain: ChainRef) -> Option<&Numbered> {
+        let (_, number) = self.by_chain.iter().find(|(known, _)| *known == chain)?;
+        self.sealings.get(*number)
+    }
+
+    /// Numbers values from the first one again.
+    pub fn restart(&self) {
+        self.sealings.iter().for_each(|sealing| sealing.next.store(0, Ordering::Relaxed));
+    }
+}
+
 impl Target {
+    /// As API servers with these configurations write, none of which writes through a KMS plugin.
+    pub fn configured(rules: Rules) -> Self {
+        Self::Configured { rules, deks: Deks::default(), sealings: Sealings::default() }
+    }
+
     /// The chain that will guard what an address leads to; `plaintext` settles it where the key leaves the group open. None
     /// where no configuration of the target speaks for it.
     pub fn chain(&self, guard: Guard, address: &ObjectKey<'_>, plaintext: &[u8]) -> Option<ChainRef> {
@@ -60,21 +111,55 @@ impl Target {
     }
 }
 
-/// Where nonces and IVs come from.
-///
-/// It is asked by record and not by thread, so that a source that always says the same gives the same file whatever the
-/// number of threads.
+/// Where nonces and IVs come from. Each worker has a stream of its own.
 pub trait Randomness: Sync {
+    /// A stream for one worker.
+    fn stream(&self) -> Box<dyn RandomStream>;
+}
+
+/// Nonces and IVs for one worker.
+///
+/// It is asked by record, so that a source that always says the same of a record gives the same file whatever the number of
+/// workers.
+pub trait RandomStream {
     /// Fills `bytes` for the value at this revision.
-    fn fill(&self, revision: &RevisionKey, bytes: &mut [u8]) -> io::Result<()>;
+    fn fill(&mut self, revision: &RevisionKey, bytes: &mut [u8]) -> io::Result<()>;
 }
 
 /// The operating system's.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemRandomness;
 
+/// Bytes that the system is asked for at once. A question for each value costs more than the bytes.
+const RANDOM_BYTES: usize = 4096;
+
+/// Random bytes that were not given out yet.
+struct SystemStream {
+    bytes: Box<[u8; RANDOM_BYTES]>,
+    used: usize,
+}
+
 impl Randomness for SystemRandomness {
-    fn fill(&self, _revision: &RevisionKey, bytes: &mut [u8]) -> io::Result<()> {
-        getrandom::fill(bytes).map_err(io::Error::other)
+    fn stream(&self) -> Box<dyn RandomStream> {
+        Box::new(SystemStream { bytes: Box::new([0; RANDOM_BYTES]), used: RANDOM_BYTES })
+    }
+}
+
+impl RandomStream for SystemStream {
+    fn fill(&mut self, _revision: &RevisionKey, bytes: &mut [u8]) -> io::Result<()> {
+        if bytes.len() > RANDOM_BYTES - self.used {
+            if bytes.len() > RANDOM_BYTES {
+                return getrandom::fill(bytes).map_err(io::Error::other);
+            }
+            getrandom::fill(&mut *self.bytes).map_err(io::Error::other)?;
+            self.used = 0;
+        }
+        let taken = self.bytes.get(self.used..self.used + bytes.len()).unwrap_or_default();
+        if taken.len() != bytes.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        bytes.copy_from_slice(taken);
+        self.used += bytes.len();
+        Ok(())
     }
 }

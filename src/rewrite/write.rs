@@ -28,7 +28,7 @@ use super::decide::{Decided, Decision, Guards, Policy, Scratch};
 use super::keep::Kept;
 use super::seal::{Batch, MakeError};
 use super::tally::{Count, Kind, Kinds, Memory, Tally};
-use super::target::Randomness;
+use super::target::{RandomStream, Randomness, Target};
 use super::turns::Turns;
 
 /// Packed pages of one group that are handed over before it is done, so that large values do not fill the memory.
@@ -179,6 +179,9 @@ fn attempt(
     roots: Option<Roots>,
     depth: Depth,
 ) -> Result<Attempt, RewriteError> {
+    if let Target::Configured { sealings, .. } = job.policy.target {
+        sealings.restart();
+    }
     let laid = snapshot.lay_out(depth)?;
     let given = roots.is_some();
     let roots = roots.unwrap_or_else(|| survey::sampled_roots(snapshot.pages(), &laid.outline));
@@ -402,6 +405,7 @@ struct Worker<'w> {
     guards: Folders,
     scratch: Scratch,
     batch: Batch,
+    randomness: Box<dyn RandomStream>,
     traces: Traces,
     gathered: ReadAll,
 }
@@ -414,6 +418,7 @@ impl<'w> Worker<'w> {
             guards: Folders::default(),
             scratch: Scratch::default(),
             batch: Batch::new(),
+            randomness: common.job.randomness.stream(),
             traces: Traces::new(common.key),
             gathered: ReadAll::default(),
         }
@@ -499,7 +504,8 @@ impl<'w> Worker<'w> {
             Decision::Rewritten { plaintext, chain, moves } => {
                 self.gathered.moves |= moves;
                 if writes {
-                    let how = (job.policy.target, job.randomness);
+                    let randomness: &mut dyn RandomStream = &mut *self.randomness;
+                    let how = (job.policy.target, randomness);
                     self.batch.rewrite(*revision, stored, (kv, plaintext), chain, how)?;
                 }
             }
