@@ -84,7 +84,13 @@ pub fn prepare(
 }
 
 /// Asks for all of it, a table for each file.
-pub(super) fn ask(args: &KmsArgs, rules: &Rules, requests: Vec<Requests>, plugins: &[Plugins], global: &GlobalArgs) -> Deks {
+pub(super) fn ask(
+    args: &KmsArgs,
+    rules: &Rules,
+    requests: Vec<Requests>,
+    plugins: &[Plugins],
+    global: &GlobalArgs,
+) -> Deks {
     let total = requests.iter().map(|requests| requests.len() as u64).sum();
     let progress = Progress::count(global, "asking KMS plugins", total);
     let mut left = args.kms_max_calls;

@@ -136,7 +136,8 @@ pub fn prepare(
 }
 
 fn unasked(provider: &str) -> Failure {
-    let message = format!("the target writes with the KMS provider {:?}, whose plugin has to be asked", harmless(provider));
+    let message =
+        format!("the target writes with the KMS provider {:?}, whose plugin has to be asked", harmless(provider));
     Failure::usage(message).hint("allow it with --kms; --kms-endpoint NAME=unix:///path where it listens elsewhere")
 }
 
@@ -148,9 +149,10 @@ impl Minting {
             let counts = written.rows.iter().filter(|(kind, _)| by_it(kind.fate)).map(|(_, count)| count);
             counts.map(|count| count.entries + count.history).sum()
         };
-        let all = self.writers.iter().map(|writer| {
-            (writer, Order { provider: &writer.provider, form: writer.form, values: values(writer) })
-        });
+        let all = self
+            .writers
+            .iter()
+            .map(|writer| (writer, Order { provider: &writer.provider, form: writer.form, values: values(writer) }));
         all.filter(|(_, order)| order.values > 0).collect()
     }
 
@@ -162,7 +164,8 @@ impl Minting {
             let Some(provider) = plan.providers.first() else { continue };
             let concurrency = usize::try_from(args.kms_concurrency).unwrap_or(plugin::DEFAULT_CONCURRENCY);
             let plugins = self.plugins.get(writer.file);
-            let greeting = plugins.and_then(|plugins| plugins.greetings().find(|known| known.provider == writer.provider));
+            let greeting =
+                plugins.and_then(|plugins| plugins.greetings().find(|known| known.provider == writer.provider));
             let health = greeting.and_then(|greeting| greeting.outcome.as_ref().ok());
             let estimate = health.map_or(String::new(), |health| {
                 format!(", about {:.1?}", provider.estimate(health.latency, concurrency))

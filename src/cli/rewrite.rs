@@ -348,13 +348,7 @@ fn ask(
 }
 
 #[cfg(not(feature = "kms"))]
-fn ask(
-    _: &Args,
-    _: (&Rules, &Target),
-    _: &mut Snapshot,
-    _: Option<Roots>,
-    _: &GlobalArgs,
-) -> Result<Asked, Failure> {
+fn ask(_: &Args, _: (&Rules, &Target), _: &mut Snapshot, _: Option<Roots>, _: &GlobalArgs) -> Result<Asked, Failure> {
     Ok(Asked::Deks(Deks::default()))
 }
 

@@ -154,9 +154,7 @@ impl<'s> Sealer<'s> {
             Self::Chain(_, chain) => {
                 chain.sealed_bytes(plaintext).ok_or_else(|| SealError::Kms(chain.writer().name.to_owned()))
             }
-            Self::Kms(kms, value) => {
-                kms.sealing.sealed_bytes(*value, plaintext).ok_or(SealError::NoDek(*value))
-            }
+            Self::Kms(kms, value) => kms.sealing.sealed_bytes(*value, plaintext).ok_or(SealError::NoDek(*value)),
         }
     }
 

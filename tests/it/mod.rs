@@ -14,6 +14,8 @@ mod output;
 #[cfg(feature = "kms")]
 mod plugins;
 mod program;
+#[cfg(feature = "kms")]
+mod rewrite_kms;
 mod selection;
 mod servers;
 mod snapshots;
