@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::kube::key::Address;
-use crate::kube::payload::Encoding;
+pub use crate::kube::payload::Encoding;
 use crate::provider::chain::Label;
 
 use super::class::TOMBSTONE;

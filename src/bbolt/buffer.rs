@@ -29,8 +29,17 @@ impl ReadBuffer {
             // What was there is of no use, so it is not copied over.
             self.bytes = vec![0; needed];
         }
-        let start = self.bytes.as_ptr().align_offset(MEMORY_PAGE_BYTES).min(MEMORY_PAGE_BYTES);
+        let start = self.start();
         self.bytes.get_mut(start..start.saturating_add(bytes)).unwrap_or_default()
+    }
+
+    /// The bytes from `from` on, as they were last read.
+    pub fn read(&self, from: usize) -> &[u8] {
+        self.bytes.get(self.start().saturating_add(from)..).unwrap_or_default()
+    }
+
+    fn start(&self) -> usize {
+        self.bytes.as_ptr().align_offset(MEMORY_PAGE_BYTES).min(MEMORY_PAGE_BYTES)
     }
 }
 

@@ -13,5 +13,5 @@ pub mod revision;
 pub mod schema;
 pub mod wire;
 
-pub use mvcc::KeyValue;
+pub use mvcc::{Around, KeyValue};
 pub use revision::{Revision, RevisionKey};

@@ -85,37 +85,6 @@ impl<'r> KeyValue<'r> {
         fits.then_some((carved, bytes.len() - rest.len()))
     }
 
-    /// Appends the fields of a record that stand before its value, and with [`put_behind_value`](Self::put_behind_value) those
-    /// behind it: byte for byte, unknown ones included, and nothing of the value. None if it is no record.
-    ///
-    /// Of a value that stands there twice the last one counts for a reader; here both are left out, and the first one's
-    /// place is the value's. Where there is none, its place is before greater numbers.
-    pub fn put_before_value(record: &[u8], out: &mut Vec<u8>) -> Option<()> {
-        let (before, _) = around_value(record)?;
-        out.extend_from_slice(record.get(..before)?);
-        Some(())
-    }
-
-    /// See [`put_before_value`](Self::put_before_value).
-    pub fn put_behind_value(record: &[u8], out: &mut Vec<u8>) -> Option<()> {
-        let (_, behind) = around_value(record)?;
-        let mut rest = record.get(behind..)?;
-        while !rest.is_empty() {
-            let (next, (number, _)) = wire::field(rest).ok()?;
-            if number != VALUE {
-                out.extend_from_slice(rest.get(..rest.len() - next.len())?);
-            }
-            rest = next;
-        }
-        Some(())
-    }
-
-    /// Appends the number and length of a value field, to be followed by the value.
-    pub fn put_value_head(bytes: usize, out: &mut Vec<u8>) {
-        wire::put_varint(out, u64::from(VALUE) << 3 | 2);
-        wire::put_varint(out, bytes as u64);
-    }
-
     /// The record as etcd writes it.
     pub fn encode(&self) -> Vec<u8> {
         let mut record = Vec::with_capacity(self.key.len() + self.value.len() + 48);
@@ -132,21 +101,63 @@ impl<'r> KeyValue<'r> {
 /// The number of the value's field.
 const VALUE: u32 = 5;
 
-/// Where the first value of a record begins and ends; if it has none, where one would stand.
-fn around_value(record: &[u8]) -> Option<(usize, usize)> {
-    let (mut rest, mut place) = (record, None);
-    while !rest.is_empty() {
-        let (behind, (number, _)) = wire::field(rest).ok()?;
-        let (start, end) = (record.len() - rest.len(), record.len() - behind.len());
-        if number == VALUE {
-            return Some((start, end));
+/// The fields of a record before and behind its value, as they stand.
+///
+/// Of a value that stands there twice the last one counts for a reader; here both are left out, and the first one's place is the
+/// value's. Where there is none, its place is before greater numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Around<'r> {
+    before: &'r [u8],
+    behind: &'r [u8],
+    /// Whether there is another value among what is behind.
+    again: bool,
+}
+
+impl<'r> Around<'r> {
+    /// What is around the value of a record; none if it is no record.
+    pub fn of(record: &'r [u8]) -> Option<Self> {
+        let (mut rest, mut place, mut found) = (record, None, false);
+        let mut again = false;
+        while !rest.is_empty() {
+            let (behind, (number, _)) = wire::field(rest).ok()?;
+            let (start, end) = (record.len() - rest.len(), record.len() - behind.len());
+            match number {
+                VALUE if found => again = true,
+                VALUE => (place, found) = (Some((start, end)), true),
+                _ if number > VALUE && place.is_none() => place = Some((start, start)),
+                _ => {}
+            }
+            rest = behind;
         }
-        if number > VALUE && place.is_none() {
-            place = Some((start, start));
-        }
-        rest = behind;
+        let (start, end) = place.unwrap_or((record.len(), record.len()));
+        Some(Self { before: record.get(..start)?, behind: record.get(end..)?, again })
     }
-    Some(place.unwrap_or((record.len(), record.len())))
+
+    /// Appends the fields before the value, then the value's own number and length; it must follow.
+    pub fn put_before(&self, value_bytes: usize, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.before);
+        wire::put_varint(out, u64::from(VALUE) << 3 | 2);
+        wire::put_varint(out, value_bytes as u64);
+    }
+
+    /// Appends the fields behind the value.
+    pub fn put_behind(&self, out: &mut Vec<u8>) {
+        if !self.again {
+            return out.extend_from_slice(self.behind);
+        }
+        let mut rest = self.behind;
+        while let Ok((next, (number, _))) = wire::field(rest) {
+            if number != VALUE {
+                out.extend_from_slice(rest.get(..rest.len() - next.len()).unwrap_or_default());
+            }
+            rest = next;
+        }
+    }
+
+    /// Whether the fields around another record's value are the same.
+    pub fn is_around(&self, other: &Around<'_>) -> bool {
+        !self.again && !other.again && self.before == other.before && self.behind == other.behind
+    }
 }
 
 /// A number that etcd writes for a revision or a version.
@@ -185,11 +196,10 @@ mod tests {
 
     /// The record with another value in the place of its own.
     fn replaced(record: &[u8], value: &[u8]) -> Vec<u8> {
-        let mut out = Vec::new();
-        KeyValue::put_before_value(record, &mut out).unwrap();
-        KeyValue::put_value_head(value.len(), &mut out);
+        let (around, mut out) = (Around::of(record).unwrap(), Vec::new());
+        around.put_before(value.len(), &mut out);
         out.extend_from_slice(value);
-        KeyValue::put_behind_value(record, &mut out).unwrap();
+        around.put_behind(&mut out);
         out
     }
 
@@ -210,7 +220,8 @@ mod tests {
         let twice = [&record_with(b"secret")[..], &unknown, &[0x2a, 6], b"secret", &[0x30, 5]].concat();
         let out = replaced(&twice, b"new");
         assert_eq!(out, [&record_with(b"new")[..], &unknown, &[0x30, 5]].concat());
-        assert_eq!(KeyValue::put_before_value(&twice[..3], &mut Vec::new()), None);
+        assert_eq!(Around::of(&twice[..3]), None);
+        assert!(!Around::of(&twice).unwrap().is_around(&Around::of(&out).unwrap()));
     }
 
     fn record_with(value: &[u8]) -> Vec<u8> {

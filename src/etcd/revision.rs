@@ -47,14 +47,16 @@ impl RevisionKey {
 
     /// The key's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut key = Vec::with_capacity(REVISION_BYTES + 1);
-        key.extend(self.revision.main.to_be_bytes());
-        key.extend(SEPARATOR);
-        key.extend(self.revision.sub.to_be_bytes());
-        if self.tombstone {
-            key.extend(TOMBSTONE);
-        }
-        key
+        let (key, bytes) = self.bytes();
+        key.get(..bytes).unwrap_or_default().to_vec()
+    }
+
+    /// The key's bytes without an allocation, and how many of them there are.
+    pub fn bytes(&self) -> ([u8; REVISION_BYTES + 1], usize) {
+        let mut key = [0; REVISION_BYTES + 1];
+        let parts = [&self.revision.main.to_be_bytes()[..], SEPARATOR, &self.revision.sub.to_be_bytes(), TOMBSTONE];
+        key.iter_mut().zip(parts.into_iter().flatten()).for_each(|(place, byte)| *place = *byte);
+        (key, if self.tombstone { REVISION_BYTES + 1 } else { REVISION_BYTES })
     }
 }
 

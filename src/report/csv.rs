@@ -176,8 +176,7 @@ mod tests {
 
     use crate::audit::classify::{State, Told};
     use crate::audit::finding::{FindingSet, ValueFinding};
-    use crate::audit::row::RowVerdict;
-    use crate::kube::payload::Encoding;
+    use crate::audit::row::{Encoding, RowVerdict};
 
     use super::*;
 

@@ -5,7 +5,6 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::audit::finding::Severity;
-use crate::provider::chain::Label;
 use crate::rewrite::decide::Stays;
 use crate::rewrite::run::{End, Form, Obstacle, Outcome, Product};
 use crate::rewrite::tally::{Count, Fate, Kind};
@@ -187,7 +186,7 @@ fn row(kind: &Kind, count: Count, target: &Target) -> Row {
         (harmless(&resource.group).into_owned(), harmless(&resource.resource).into_owned())
     });
     let (fate, to) = match kind.fate {
-        Fate::Rewritten(chain) => ("rewritten", Some(label(target.writer(chain)))),
+        Fate::Rewritten(chain) => ("rewritten", Some(harmless(&target.writer(chain).to_string()).into_owned())),
         Fate::Refused => ("refused", None),
         Fate::Deleted => ("deleted", None),
         Fate::Stays(Stays::Fresh) => ("fresh", None),
@@ -197,10 +196,6 @@ fn row(kind: &Kind, count: Count, target: &Target) -> Row {
         Fate::Stays(Stays::Unreadable) => ("unreadable", None),
     };
     Row { group, resource, from: from(kind), fate, to, entries: count.entries, history: count.history }
-}
-
-fn label(label: Label<'_>) -> String {
-    harmless(&label.to_string()).into_owned()
 }
 
 /// What values are on now.

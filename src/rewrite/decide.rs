@@ -174,6 +174,47 @@ impl Policy<'_> {
         Decided { decision, kind, key_name }
     }
 
+    /// What a value holds that was written anew, and with which chain of the target; none for one that was to stay, or does not
+    /// open. That it is the object which its key names is not looked at again.
+    pub fn reopen<'d>(
+        &'d self,
+        address: &Address<'_>,
+        guards: Guards,
+        key: &[u8],
+        value: &'d [u8],
+        scratch: &'d mut Scratch,
+    ) -> Option<(&'d [u8], Option<ChainRef>)> {
+        let Address::Object(object) = address else { return None };
+        if !self.selects(object) {
+            return None;
+        }
+        let Guard::Chain(current) = guards.current else {
+            return self.reopen_judged(address, guards, key, value, scratch);
+        };
+        let Scratch { current: room, target } = scratch;
+        let chain = self.current.chain(current)?;
+        let Answer::Opened { plaintext, .. } = chain.open(key, value, self.deks.of(current), room) else { return None };
+        let Target::Configured { rules, deks, .. } = self.target else { return Some((plaintext, None)) };
+        let chain = self.target.chain(guards.target, object, plaintext)?;
+        let stays = !self.all && is_fresh(rules, deks, chain, (key, value), plaintext, target);
+        (!stays).then_some((plaintext, Some(chain)))
+    }
+
+    /// The same where the object inside settles who guards it.
+    fn reopen_judged<'d>(
+        &'d self,
+        address: &Address<'_>,
+        guards: Guards,
+        key: &[u8],
+        value: &'d [u8],
+        scratch: &'d mut Scratch,
+    ) -> Option<(&'d [u8], Option<ChainRef>)> {
+        match self.decide(address, guards, key, value, scratch).decision {
+            Decision::Rewritten { plaintext, chain, .. } => Some((plaintext, chain)),
+            Decision::Stays(_) | Decision::Refused(_) => None,
+        }
+    }
+
     fn selects(&self, object: &ObjectKey<'_>) -> bool {
         let in_namespace = |wanted: &String| object.namespace == Some(wanted.as_str());
         (self.namespaces.is_empty() || self.namespaces.iter().any(in_namespace))

@@ -266,9 +266,12 @@ fn finish(
     job: &Job<'_>,
     out: &Out<'_>,
 ) -> Result<Product, RewriteError> {
+    tracing::info!("written; waiting for the disk");
     out.file.sync_all()?;
+    tracing::info!("on the disk; reading it back");
     let source = Source { snapshot, depth: written.depth, roots: &written.roots };
     let Proof { mut hash, records } = verify::verify(&source, job, (out.reopen)()?)?;
+    tracing::info!(records, "proved");
     let pages = out.file.metadata()?.len();
     let is_snapshot = snapshot.has_trailer() || snapshot.lost_its_trailer();
     let form = request.form.unwrap_or(if is_snapshot { Form::Snapshot } else { Form::Database });

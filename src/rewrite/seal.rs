@@ -4,7 +4,8 @@ use std::io;
 
 use crate::audit::rules::ChainRef;
 use crate::bbolt::write::{Packer, WriteError};
-use crate::etcd::{KeyValue, RevisionKey};
+use crate::etcd::revision::REVISION_BYTES;
+use crate::etcd::{Around, KeyValue, RevisionKey};
 use crate::provider::chain::{Chain, Unsealed};
 use crate::provider::fault::SealError;
 
@@ -37,8 +38,8 @@ pub enum MakeError {
 pub struct Batch {
     /// Records one behind the other. Only between two calls of [`seal`](Self::seal) is there plaintext in it.
     bytes: Vec<u8>,
-    /// The key and the end of each.
-    records: Vec<(RevisionKey, usize)>,
+    /// Of each the key, how much of that is meant, and the end.
+    records: Vec<([u8; REVISION_BYTES + 1], usize, usize)>,
     /// What is not sealed yet, by chain.
     unsealed: Vec<(ChainRef, Vec<Unsealed>)>,
 }
@@ -53,7 +54,7 @@ impl Batch {
     pub fn keep(&mut self, key: RevisionKey, record: &[u8], target: &Target) {
         self.reserve(record.len(), target);
         self.bytes.extend_from_slice(record);
-        self.records.push((key, self.bytes.len()));
+        self.push(key);
     }
 
     /// Adds a record whose value is written anew.
@@ -70,8 +71,8 @@ impl Batch {
         let value_bytes = sealer.bytes(plaintext.len()).map_err(|source| MakeError::Seal { revision, source })?;
         self.reserve(record.len() + value_bytes, target);
         // It was decoded a moment ago, so it is a record.
-        KeyValue::put_before_value(record, &mut self.bytes);
-        KeyValue::put_value_head(value_bytes, &mut self.bytes);
+        let around = Around::of(record).ok_or(MakeError::Length(revision))?;
+        around.put_before(value_bytes, &mut self.bytes);
         let start = self.bytes.len();
         let fill = |bytes: &mut [u8]| randomness.fill(&key, bytes);
         let unsealed = sealer.seal(kv.key, plaintext, fill, &mut self.bytes);
@@ -85,8 +86,8 @@ impl Batch {
         if self.bytes.len() - start != value_bytes {
             return Err(MakeError::Length(revision));
         }
-        KeyValue::put_behind_value(record, &mut self.bytes);
-        self.records.push((key, self.bytes.len()));
+        around.put_behind(&mut self.bytes);
+        self.push(key);
         Ok(())
     }
 
@@ -99,12 +100,19 @@ impl Batch {
     pub fn pack(&mut self, packer: &mut Packer, target: &Target) -> Result<(), MakeError> {
         self.seal(target);
         let mut start = 0;
-        for (key, end) in self.records.drain(..) {
-            packer.push(&key.encode(), self.bytes.get(start..end).unwrap_or_default())?;
+        for (key, key_bytes, end) in self.records.drain(..) {
+            let key = key.get(..key_bytes).unwrap_or_default();
+            packer.push(key, self.bytes.get(start..end).unwrap_or_default())?;
             start = end;
         }
         self.bytes.clear();
         Ok(())
+    }
+
+    /// What was appended is the record of this key.
+    fn push(&mut self, key: RevisionKey) {
+        let (key, key_bytes) = key.bytes();
+        self.records.push((key, key_bytes, self.bytes.len()));
     }
 
     /// Makes room. A buffer that moves must not leave plaintext behind.

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use crate::bbolt::check::Checker;
 use crate::bbolt::page::LeafElement;
 use crate::bbolt::{Fault, FaultKind, Faults};
-use crate::etcd::{KeyValue, schema};
+use crate::etcd::{Around, KeyValue, schema};
 use crate::kube::key::Roots;
 use crate::provider::chain::Answer;
 use crate::provider::kms::SealForm;
@@ -213,20 +213,20 @@ impl One<'_> {
         let kv = &record.kv;
         let address = self.roots.locate(kv.key);
         let guards = self.guards.of(&address, kv.key, self.policy);
-        let decided = self.policy.decide(&address, guards, kv.key, kv.value, self.scratch);
-        let (plaintext, chain) = match decided.decision {
-            Decision::Stays(_) if found == stored => return Ok(()),
-            Decision::Stays(_) => return Err(unlike(record, "was to stay and differs")),
-            Decision::Refused(_) => return Err(unlike(record, "does not open")),
-            Decision::Rewritten { plaintext, chain, .. } => (plaintext, chain),
+        if found == stored {
+            let decided = self.policy.decide(&address, guards, kv.key, kv.value, self.scratch);
+            return match decided.decision {
+                Decision::Stays(_) => Ok(()),
+                Decision::Rewritten { .. } => Err(unlike(record, "was to be written anew and was not")),
+                Decision::Refused(_) => Err(unlike(record, "does not open")),
+            };
+        }
+        // That the source's value proves itself was seen when it was written anew, and the source has not changed since.
+        let Some((plaintext, chain)) = self.policy.reopen(&address, guards, kv.key, kv.value, self.scratch) else {
+            return Err(unlike(record, "was to stay and differs"));
         };
         let Some(written) = KeyValue::decode(found) else { return Err(unlike(record, "is no record")) };
-        self.expected.clear();
-        KeyValue::put_before_value(stored, self.expected);
-        KeyValue::put_value_head(written.value.len(), self.expected);
-        self.expected.extend_from_slice(written.value);
-        KeyValue::put_behind_value(stored, self.expected);
-        if self.expected != found {
+        if !same_around(stored, found, written.value, self.expected) {
             return Err(unlike(record, "differs in more than its value"));
         }
         let (Target::Configured { rules, deks, sealings }, Some(chain)) = (self.policy.target, chain) else {
@@ -244,6 +244,20 @@ impl One<'_> {
             Answer::Waits { .. } => Err(unlike(record, "waits for a KMS plugin that was not asked")),
         }
     }
+}
+
+/// Whether two records are the same but for their values.
+fn same_around(stored: &[u8], found: &[u8], value: &[u8], room: &mut Vec<u8>) -> bool {
+    let (Some(old), Some(new)) = (Around::of(stored), Around::of(found)) else { return false };
+    if old.is_around(&new) {
+        return true;
+    }
+    // Where a value stood twice, what is left of the fields tells.
+    room.clear();
+    old.put_before(value.len(), room);
+    room.extend_from_slice(value);
+    old.put_behind(room);
+    room.as_slice() == found
 }
 
 fn unlike(record: &Record<'_>, what: &str) -> RewriteError {

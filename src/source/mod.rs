@@ -6,6 +6,7 @@
 pub mod check;
 pub mod container;
 pub mod digest;
+mod leafpage;
 pub mod ordered;
 pub mod residue;
 pub mod scan;

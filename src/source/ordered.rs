@@ -10,12 +10,13 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::bbolt::bucket::{Bucket, BucketRoot, inline_elements};
+use crate::bbolt::buffer::ReadBuffer;
 use crate::bbolt::leaf::{self, Bounds};
-use crate::bbolt::leaves;
-use crate::bbolt::page::{Elements, LeafElement, PageHeader, PageKind};
+use crate::bbolt::page::{Elements, LeafElement};
 use crate::bbolt::reached::Reached;
-use crate::bbolt::{Fault, FaultKind, Faults, PageFile};
+use crate::bbolt::{Fault, Faults, PageFile};
 
+use super::leafpage::{self, Found};
 use super::scan::{self, Layout};
 use super::{Place, Record};
 
@@ -85,7 +86,13 @@ impl<'g> Groups<'g> {
 
     /// A reader of single leaves, for one worker.
     pub fn reader(&self) -> LeafReader<'_> {
-        LeafReader { groups: self, span: Vec::new(), span_pages: 0..0, whole: Vec::new(), current: Current::default() }
+        LeafReader {
+            groups: self,
+            span: ReadBuffer::new(),
+            span_pages: 0..0,
+            whole: Vec::new(),
+            current: Current::default(),
+        }
     }
 
     /// Bytes of a page.
@@ -99,7 +106,7 @@ impl<'g> Groups<'g> {
 pub struct LeafReader<'r> {
     groups: &'r Groups<'r>,
     /// Pages that were read together.
-    span: Vec<u8>,
+    span: ReadBuffer,
     span_pages: Range<u64>,
     /// A leaf that is not wholly among them.
     whole: Vec<u8>,
@@ -160,35 +167,24 @@ impl LeafReader<'_> {
             self.read_span(layout, page, end);
         }
         let page_bytes = file.page_size();
-        let spanned = self.span_pages.contains(&page).then(|| ((page - self.span_pages.start) * page_bytes) as usize);
-        let header = match spanned.and_then(|start| self.span.get(start..)) {
-            Some(bytes) => file.header(page, bytes)?,
-            None => file.head(page, &mut self.whole)?,
+        let spanned = self.span_pages.contains(&page).then(|| {
+            let start = ((page - self.span_pages.start) * page_bytes) as usize;
+            start..start + ((self.span_pages.end - page) * page_bytes) as usize
+        });
+        let at_hand = match &spanned {
+            Some(range) => self.span.read(range.start).get(..range.len()).unwrap_or_default(),
+            None => &[],
         };
-        match header.kind {
-            PageKind::Leaf => {}
-            PageKind::Branch => {
+        let (header, total) = match leafpage::find((file, reached), page, at_hand, &mut self.whole, faults)? {
+            Found::Branch => {
                 self.groups.not_uniform.store(true, Ordering::Relaxed);
                 return Ok(0);
             }
-            other => {
-                let detail = format!("is {} where a leaf page belongs; its pairs are lost", other.describe());
-                return Err(Fault::page(page, FaultKind::WrongType, detail).at(8));
+            Found::Leaf { header, bytes, at_hand } => {
+                self.current.in_span = spanned.filter(|_| at_hand).map(|range| range.start..range.start + bytes);
+                (header, bytes)
             }
-        }
-        file.whole_bytes(page, &header)?;
-        // Who reads its overflow must not depend on who comes first, so it ends where another leaf is known to begin.
-        let own = leaves::until(page, header.overflow, |page| leaves::begins_at(file, page, reached), faults);
-        let total = file.whole_bytes(page, &PageHeader { overflow: own, ..header })?;
-        let behind = self.span_pages.end.saturating_sub(page).saturating_mul(page_bytes);
-        match spanned.filter(|_| behind >= total as u64) {
-            Some(start) => self.current.in_span = Some(start..start + total),
-            None => {
-                file.head(page, &mut self.whole)?;
-                file.overflow(page, own, &mut self.whole)?;
-            }
-        }
-        reached.claim(page, own, faults);
+        };
         let mut pairs = std::mem::take(&mut self.current.pairs);
         let elements = Elements::new(page, self.bytes(), header.count);
         if let Some(elements) = faults.note(elements) {
@@ -210,10 +206,7 @@ impl LeafReader<'_> {
             last = next;
         }
         let bytes = usize::try_from((last - first + 1) * file.page_size()).unwrap_or(0);
-        if self.span.len() < bytes {
-            self.span.resize(bytes, 0);
-        }
-        let span = self.span.get_mut(..bytes).unwrap_or_default();
+        let span = self.span.room(bytes);
         let read = last < file.readable_pages() && file.read_at(span, first * file.page_size()).is_ok();
         // What cannot be read as a whole is tried page by page.
         self.span_pages = if read { first..last + 1 } else { 0..0 };
@@ -222,7 +215,7 @@ impl LeafReader<'_> {
     /// The bytes of the leaf that was read last, with its overflow.
     fn bytes(&self) -> &[u8] {
         match &self.current.in_span {
-            Some(range) => self.span.get(range.clone()).unwrap_or_default(),
+            Some(range) => self.span.read(range.start).get(..range.len()).unwrap_or_default(),
             None => &self.whole,
         }
     }

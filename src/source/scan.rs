@@ -7,12 +7,13 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::bbolt::buffer::ReadBuffer;
-use crate::bbolt::leaves::{self, Leaves};
-use crate::bbolt::page::{Elements, LeafElement, PageHeader, PageKind};
+use crate::bbolt::leaves::Leaves;
+use crate::bbolt::page::{Elements, LeafElement, PageHeader};
 use crate::bbolt::reached::Reached;
-use crate::bbolt::{Fault, FaultKind, Faults, PageFile, leaf};
+use crate::bbolt::{Fault, Faults, PageFile, leaf};
 use crate::etcd::{KeyValue, RevisionKey};
 
+use super::leafpage::{self, Found};
 use super::residue::{self, Stray};
 use super::{Place, RECORD_FAULT, REVISION_KEY_FAULT, Record, SCHEMA_FAULT};
 
@@ -145,22 +146,17 @@ impl Worker<'_> {
 
     /// Visits the leaf that begins with `bytes`, which may hold less than the whole of it.
     fn leaf_page(&mut self, page: u64, ordinal: u32, bytes: &[u8], visitor: &mut impl Visitor) -> Result<(), Fault> {
-        let file = self.scan.file;
         let mut whole = std::mem::take(&mut self.whole);
-        let header = if bytes.is_empty() { file.head(page, &mut whole) } else { file.header(page, bytes) };
-        let result = header.and_then(|header| {
-            file.whole_bytes(page, &header)?;
-            // Who reads its overflow must not depend on who comes first, so it ends where another leaf is known to begin.
-            let begins = |page| leaves::begins_at(file, page, self.scan.reached);
-            let own = leaves::until(page, header.overflow, begins, &mut self.faults);
-            let header = PageHeader { overflow: own, ..header };
-            let total = file.whole_bytes(page, &header)?;
-            if let Some(bytes) = bytes.get(..total) {
-                return self.leaf(page, ordinal, &header, bytes, visitor);
+        let store = (self.scan.file, self.scan.reached);
+        let result = leafpage::find(store, page, bytes, &mut whole, &mut self.faults).and_then(|found| match found {
+            Found::Branch => {
+                self.scan.not_uniform.store(true, Ordering::Relaxed);
+                Ok(())
             }
-            file.head(page, &mut whole)?;
-            file.overflow(page, own, &mut whole)?;
-            self.leaf(page, ordinal, &header, &whole, visitor)
+            Found::Leaf { header, bytes: total, at_hand: true } => {
+                self.leaf(page, ordinal, &header, bytes.get(..total).unwrap_or_default(), visitor)
+            }
+            Found::Leaf { header, .. } => self.leaf(page, ordinal, &header, &whole, visitor),
         });
         self.whole = whole;
         result
@@ -174,18 +170,6 @@ impl Worker<'_> {
         bytes: &[u8],
         visitor: &mut V,
     ) -> Result<(), Fault> {
-        match header.kind {
-            PageKind::Leaf => {}
-            PageKind::Branch => {
-                self.scan.not_uniform.store(true, Ordering::Relaxed);
-                return Ok(());
-            }
-            other => {
-                let detail = format!("is {} where a leaf page belongs; its pairs are lost", other.describe());
-                return Err(Fault::page(page, FaultKind::WrongType, detail).at(8));
-            }
-        }
-        self.scan.reached.claim(page, header.overflow, &mut self.faults);
         let elements = Elements::new(page, bytes, header.count)?;
         let bounds = self.scan.layout.leaves.bounds(ordinal as usize);
         let mut content = Faults::new();

@@ -21,8 +21,9 @@ const LAYERS: [Layer; 14] = [
     ("source", &["bbolt", "etcd", "kine"]),
     ("distro", &["source", "etcd", "kine", "config", "provider"]),
     ("audit", &["source", "config", "plugin", "kube", "provider", "distro"]),
-    ("rewrite", &["source", "config", "plugin", "kube", "provider", "distro", "etcd", "kine", "output"]),
-    ("recover", &["source", "config", "plugin", "kube", "provider", "distro", "etcd", "output"]),
+    // A value is judged in one place, whether it is to be told of or to be written anew; pages are written by `bbolt`.
+    ("rewrite", &["audit", "source", "config", "plugin", "kube", "provider", "distro", "etcd", "kine", "bbolt"]),
+    ("recover", &["audit", "source", "config", "plugin", "kube", "provider", "distro", "etcd", "bbolt"]),
     // Of `config` and `source` a report renders what their checks found, and nothing else.
     ("report", &["audit", "rewrite", "recover", "distro", "config", "source"]),
 ];
