@@ -163,7 +163,8 @@ impl FirstRow {
 impl Part {
     /// Reads the rows, puts them in order, and tells what each is to its key: the last one of a key is what counts.
     pub fn read(&self) -> io::Result<Batch> {
-        let mut bytes = Vec::new();
+        let total: u64 = self.ranges.iter().map(|range| range.end - range.start).sum();
+        let mut bytes = Vec::with_capacity(usize::try_from(total).map_err(io::Error::other)?);
         for range in &self.ranges {
             let start = bytes.len();
             let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;

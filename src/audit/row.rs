@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::kube::key::Address;
-pub use crate::kube::payload::Encoding;
+use crate::kube::payload::Encoding;
 use crate::provider::chain::Label;
 
 use super::class::TOMBSTONE;
@@ -166,6 +166,11 @@ pub struct Batch {
 impl Batch {
     pub(super) fn new(bytes: Vec<u8>, rows: Vec<(usize, RecordKind)>) -> Self {
         Self { bytes, rows }
+    }
+
+    /// The length of the rows as they are.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
     }
 
     /// The rows as they are.

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::kube::key::{Address, Reserved, Roots};
+use crate::kube::locator::Locator;
 use crate::kube::payload::Encoding;
 use crate::kube::select::{SelectError, Selected, Selection};
 use crate::provider::plaintext::Plaintext;
@@ -257,7 +258,7 @@ fn read_once(snapshot: &mut Snapshot, common: &Common<'_>, roots: Option<Roots>)
 /// Judges what it reads.
 struct Worker<'w> {
     common: &'w Common<'w>,
-    roots: Arc<Roots>,
+    locator: Locator,
     memory: Memory<'w>,
     traces: Traces,
     scratch: Plaintext,
@@ -271,7 +272,7 @@ impl<'w> Worker<'w> {
     fn new(common: &'w Common<'w>, roots: Arc<Roots>) -> Self {
         Self {
             common,
-            roots,
+            locator: Locator::new(roots),
             memory: Memory::new(common.classes),
             traces: Traces::new(common.key),
             scratch: Plaintext::new(),
@@ -287,7 +288,7 @@ impl<'w> Worker<'w> {
             let seen = reading.revisions.entry(class).or_insert((oldest, newest));
             *seen = (seen.0.min(oldest), seen.1.max(newest));
         }
-        reading.roots = self.roots;
+        reading.roots = self.locator.roots().clone();
         reading.traces.push(self.traces);
         reading.strays.extend(self.strays);
         reading.last = reading.last.max(self.last);
@@ -317,8 +318,8 @@ impl Visitor for Worker<'_> {
         if self.common.options.revision.is_some_and(|at| main > at) {
             return;
         }
-        let address = self.roots.locate(kv.key);
-        self.unlisted |= address == Address::Foreign && self.roots.unlisted(kv.key);
+        let address = self.locator.locate(kv.key);
+        self.unlisted |= address == Address::Foreign && self.locator.roots().unlisted(kv.key);
         if !self.common.selects(&address) {
             return;
         }
@@ -348,7 +349,7 @@ impl Visitor for Worker<'_> {
 
     fn stray(&mut self, stray: &Stray<'_>) {
         let kv = &stray.kv;
-        let address = self.roots.locate(kv.key);
+        let address = self.locator.locate(kv.key);
         if !self.common.selects(&address) {
             return;
         }
@@ -377,13 +378,13 @@ struct Memory<'w> {
 }
 
 /// So many folders are found without hashing them in earnest.
-const RECENT_FOLDERS: usize = 256;
+const RECENT_FOLDERS: usize = 4096;
 
 /// Where a folder is remembered. Folders may share a place, by chance or somebody's will; then each ousts the other.
 fn recent_slot(folder: &[u8]) -> usize {
     // Folders differ at their end, in the namespace.
     let end = folder.last_chunk().map_or(folder.len() as u64, |end| u64::from_le_bytes(*end));
-    (end.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as usize
+    (end.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - RECENT_FOLDERS.trailing_zeros())) as usize
 }
 
 /// A scope that a worker met.

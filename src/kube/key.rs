@@ -156,6 +156,21 @@ impl Roots {
         outside_roots(key)
     }
 
+    /// The built-in resource of an object's key, and where the part behind the resource's path begins.
+    ///
+    /// None where the root and the path do not settle it for every key that begins with them.
+    pub(super) fn built_in(&self, key: &[u8]) -> Option<(&'static BuiltIn, usize)> {
+        let text = std::str::from_utf8(key).ok()?;
+        // Another root may be tried for another name only where this one gives no object.
+        let rest = self.roots.iter().find_map(|root| text.strip_prefix(root.folder.as_str()))?;
+        match resolve(rest)? {
+            (Slot::BuiltIn(number), tail) if built_in_object(table::built_in(number)?, tail).is_some() => {
+                Some((table::built_in(number)?, key.len() - tail.len()))
+            }
+            _ => None,
+        }
+    }
+
     /// A cheap hint that the store may have a root which these roots lack: the key lies below none of them
     /// and ends like the key of a built-in resource.
     ///
@@ -249,7 +264,8 @@ fn begins_with_group(rest: &str) -> bool {
     rest.split('/').next().is_some_and(|segment| segment.contains('.'))
 }
 
-fn built_in_object<'k>(built_in: &'static BuiltIn, tail: &'k str) -> Option<ObjectKey<'k>> {
+/// The object of a built-in resource that the rest of a key names.
+pub(super) fn built_in_object<'k>(built_in: &'static BuiltIn, tail: &'k str) -> Option<ObjectKey<'k>> {
     let (namespace, name) = scope(tail)?;
     (built_in.namespaced == namespace.is_some()).then_some(ObjectKey {
         server: built_in.server,

@@ -36,6 +36,9 @@ trait Render: Send {
 /// Texts of each thread that wait to be written.
 const WAITING_TEXTS: usize = 1;
 
+/// So many times the length of the rows is set aside for their text.
+const TEXT_OF_ROWS: usize = 4;
+
 /// Renders all rows in order. Every thread reads and renders each so many-th part, and has a renderer of its own; the
 /// caller's thread writes what they give, in turn.
 fn render_rows<R: Render>(
@@ -118,7 +121,8 @@ fn render_batch(
     filter: &RowFilter<'_>,
     renderer: &mut impl Render,
 ) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
+    // Words and hexadecimal digits take more room than what is remembered of them.
+    let mut text = Vec::with_capacity(TEXT_OF_ROWS * batch.bytes());
     renderer.rows(&mut batch.iter(context).filter(|row| filter(row)), &mut text)?;
     Ok(text)
 }

@@ -8,6 +8,7 @@ pub mod container;
 pub mod digest;
 mod leafpage;
 pub mod ordered;
+mod pace;
 pub mod residue;
 pub mod scan;
 pub mod snapshot;

@@ -14,6 +14,7 @@ use crate::bbolt::{Fault, Faults, PageFile, leaf};
 use crate::etcd::{KeyValue, RevisionKey};
 
 use super::leafpage::{self, Found};
+use super::pace::Pace;
 use super::residue::{self, Stray};
 use super::{Place, RECORD_FAULT, REVISION_KEY_FAULT, Record, SCHEMA_FAULT};
 
@@ -81,14 +82,15 @@ pub struct Scan<'s> {
     file: &'s PageFile,
     layout: &'s Layout,
     reached: &'s Reached,
+    pace: &'s Pace,
     next: AtomicUsize,
     not_uniform: AtomicBool,
 }
 
 impl<'s> Scan<'s> {
     /// A scan that has not begun. Leaf pages are claimed in `reached`.
-    pub fn new(file: &'s PageFile, layout: &'s Layout, reached: &'s Reached) -> Self {
-        Self { file, layout, reached, next: AtomicUsize::new(0), not_uniform: AtomicBool::new(false) }
+    pub(super) fn new(file: &'s PageFile, layout: &'s Layout, reached: &'s Reached, pace: &'s Pace) -> Self {
+        Self { file, layout, reached, pace, next: AtomicUsize::new(0), not_uniform: AtomicBool::new(false) }
     }
 
     /// Whether a page was a branch where the depth of the tree promised a leaf.
@@ -109,6 +111,7 @@ impl<'s> Scan<'s> {
             if first >= last || self.not_uniform() {
                 return worker.faults;
             }
+            self.pace.wait(first as u64 * self.file.page_size());
             worker.stretch(first, last, visitor);
             progress((last - first) as u64 * self.file.page_size());
         }

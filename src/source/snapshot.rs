@@ -21,6 +21,7 @@ use crate::etcd::{KeyValue, Revision, RevisionKey};
 
 use super::digest::{self, Digests, TRAILER_BYTES, Trailer};
 use super::ordered::{Groups, Pages};
+use super::pace::Pace;
 use super::residue::Residue;
 use super::scan::{self, Layout, Scan, Visitor};
 use super::{Place, SCHEMA_FAULT};
@@ -178,14 +179,21 @@ impl Snapshot {
     ) -> Result<Option<Pass<V>>, ReadError> {
         let digests = Mutex::new(None);
         let mut result = None;
+        // With a single thread the file is hashed behind everything else.
+        let alone = rayon::current_num_threads() == 1;
+        let pace = if options.digest && !alone { Pace::hashing() } else { Pace::free() };
         rayon::scope(|scope| {
             if options.digest {
                 scope.spawn(|_| {
-                    let hashed = digest::digests(self.file.file(), self.file.file_bytes(), options.progress);
-                    store(&digests, hashed);
+                    let progress = |bytes| {
+                        pace.advance(bytes);
+                        (options.progress)(bytes);
+                    };
+                    store(&digests, digest::digests(self.file.file(), self.file.file_bytes(), &progress));
+                    pace.end();
                 });
             }
-            result = Some(self.read(options, depth, prepare, visitor));
+            result = Some(self.read(options, depth, &pace, prepare, visitor));
         });
         let digests = digests.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).transpose()?;
         let pass = result.transpose()?.flatten();
@@ -196,6 +204,7 @@ impl Snapshot {
         &self,
         options: PassOptions<'_>,
         depth: Depth,
+        pace: &Pace,
         prepare: &(impl Fn(&PageFile, &Outline) -> P + Sync),
         visitor: &(impl Fn(&P) -> V + Sync),
     ) -> Result<Option<Pass<V>>, ReadError> {
@@ -205,7 +214,7 @@ impl Snapshot {
         let visitors = match &outline.key {
             KeyBucket::Inline(bucket) => vec![inline(bucket, &mut checker.faults, visitor(&prepared))],
             KeyBucket::Tree(layout) => {
-                let scan = Scan::new(&self.file, layout, &checker.reached);
+                let scan = Scan::new(&self.file, layout, &checker.reached, pace);
                 let (visitors, faults) = work(&scan, options.progress, || visitor(&prepared));
                 if scan.not_uniform() {
                     return Ok(None);

@@ -135,19 +135,34 @@ pub fn sniff(plain: &[u8]) -> Option<Encoding> {
 ///
 /// [`PayloadError`] for a value that no API server stores.
 pub fn identify(plain: &[u8]) -> Result<(Encoding, Identity<'_>), PayloadError> {
+    // Nearly every value is protobuf, and moving an identity about costs as much as reading it.
+    if plain.starts_with(protobuf::MAGIC) {
+        return protobuf::identify(plain);
+    }
+    identify_text(plain)
+}
+
+/// The forms beside protobuf.
+#[inline(never)]
+fn identify_text(plain: &[u8]) -> Result<(Encoding, Identity<'_>), PayloadError> {
     let encoding = sniff(plain).ok_or(PayloadError::NoForm)?;
     let identity = match encoding {
-        Encoding::Protobuf => protobuf::identify(plain),
+        Encoding::Protobuf => return protobuf::identify(plain),
         Encoding::Json => json::identify(plain),
         Encoding::Cbor => cbor::identify(plain),
         Encoding::Other => other::identify(plain),
     }?;
-    for (field, text) in [("apiVersion", &identity.api_version), ("kind", &identity.kind)] {
-        if text.is_empty() {
-            return Err(PayloadError::Missing { encoding, field });
-        }
-    }
+    require(encoding, &identity.api_version, &identity.kind)?;
     Ok((encoding, identity))
+}
+
+/// What every object says of itself.
+fn require(encoding: Encoding, api_version: &str, kind: &str) -> Result<(), PayloadError> {
+    match (api_version, kind) {
+        ("", _) => Err(PayloadError::Missing { encoding, field: "apiVersion" }),
+        (_, "") => Err(PayloadError::Missing { encoding, field: "kind" }),
+        _ => Ok(()),
+    }
 }
 
 /// In what the object inside a value differs from the one its key addresses.

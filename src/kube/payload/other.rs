@@ -57,7 +57,7 @@ fn base64_text(plain: &[u8]) -> Result<Identity<'static>, PayloadError> {
     };
     let decoded = Zeroizing::new(BASE64.decode(text).map_err(|_| malformed(0, "no base64"))?);
     let identity = if decoded.starts_with(protobuf::MAGIC) {
-        protobuf::identify(&decoded)
+        protobuf::identify(&decoded).map(|(_, identity)| identity)
     } else if decoded.starts_with(cbor::MAGIC) {
         cbor::identify(&decoded)
     } else if json::looks_like(&decoded) {

@@ -12,12 +12,10 @@
 //! primitives took twice as long. A fault leaves with its offset. Groups (wire types 3 and 4) are refused, no
 //! Kubernetes type has any.
 
-use std::borrow::Cow;
-
 use nom::error::{Error, ErrorKind};
 use nom::{Err, IResult};
 
-use super::{Encoding, Identity, PayloadError};
+use super::{Encoding, Identity, PayloadError, require};
 
 /// What every protobuf value begins with.
 pub(super) const MAGIC: &[u8] = b"k8s\0";
@@ -35,7 +33,7 @@ struct Field<'p> {
 }
 
 /// Reads the whole value.
-pub(super) fn identify(plain: &[u8]) -> Result<Identity<'_>, PayloadError> {
+pub(super) fn identify(plain: &[u8]) -> Result<(Encoding, Identity<'_>), PayloadError> {
     let reader = Reader { whole: plain };
     let mut type_meta = None;
     let mut raw = None;
@@ -56,7 +54,9 @@ pub(super) fn identify(plain: &[u8]) -> Result<Identity<'_>, PayloadError> {
     }
     let (api_version, kind) = reader.type_meta(type_meta)?;
     let (name, namespace) = reader.object(raw)?;
-    Ok(Identity { api_version, kind, name, namespace })
+    require(Encoding::Protobuf, api_version, kind)?;
+    let (api_version, kind, name, namespace) = (api_version.into(), kind.into(), name.into(), namespace.into());
+    Ok((Encoding::Protobuf, Identity { api_version, kind, name, namespace }))
 }
 
 /// Parts of one value; knows where each lies.
@@ -65,7 +65,7 @@ struct Reader<'p> {
 }
 
 impl<'p> Reader<'p> {
-    fn type_meta(&self, message: &'p [u8]) -> Result<(Cow<'p, str>, Cow<'p, str>), PayloadError> {
+    fn type_meta(&self, message: &'p [u8]) -> Result<(&'p str, &'p str), PayloadError> {
         let (mut api_version, mut kind) = (None, None);
         self.fields(message, |field| match (field.number, field.wire) {
             (1, LENGTH_DELIMITED) => once(&mut api_version, text(field.bytes)?),
@@ -73,11 +73,11 @@ impl<'p> Reader<'p> {
             (1 | 2, _) => Err("wrong wire type"),
             _ => Ok(()),
         })?;
-        Ok((api_version.unwrap_or_default().into(), kind.unwrap_or_default().into()))
+        Ok((api_version.unwrap_or_default(), kind.unwrap_or_default()))
     }
 
     /// The object's own fields, each to its end, and the name and namespace in its metadata.
-    fn object(&self, message: &'p [u8]) -> Result<(Cow<'p, str>, Cow<'p, str>), PayloadError> {
+    fn object(&self, message: &'p [u8]) -> Result<(&'p str, &'p str), PayloadError> {
         let mut metadata = None;
         self.fields(message, |field| match (field.number, field.wire) {
             (1, LENGTH_DELIMITED) => once(&mut metadata, field.bytes),
@@ -88,7 +88,7 @@ impl<'p> Reader<'p> {
         self.object_meta(metadata)
     }
 
-    fn object_meta(&self, message: &'p [u8]) -> Result<(Cow<'p, str>, Cow<'p, str>), PayloadError> {
+    fn object_meta(&self, message: &'p [u8]) -> Result<(&'p str, &'p str), PayloadError> {
         let (mut name, mut namespace) = (None, None);
         let mut has_uid = false;
         self.fields(message, |field| match (field.number, field.wire) {
@@ -104,7 +104,7 @@ impl<'p> Reader<'p> {
             // The metadata of a list or a status, which begins with strings of another meaning.
             return Err(self.fault_at(message, "no object metadata"));
         }
-        Ok((name.unwrap_or_default().into(), namespace.unwrap_or_default().into()))
+        Ok((name.unwrap_or_default(), namespace.unwrap_or_default()))
     }
 
     /// Reads a message to its end and hands each field to `take`.

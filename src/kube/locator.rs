@@ -1,0 +1,115 @@
+//! Keys located one after another, as a reader of a store does.
+//!
+//! The objects of a resource and namespace lie in one folder, and their keys differ in nothing but the name. What
+//! [`Roots::locate`] finds out for one of them is remembered for the next, as far as the folder alone decides it.
+
+use std::sync::Arc;
+
+use crate::kube::key::{Address, Roots, built_in_object};
+use crate::kube::table::BuiltIn;
+
+/// So many folders are remembered, each at a place that its last bytes decide. Folders may share a place, by chance or
+/// somebody's will; then each ousts the other, and nothing is lost but time.
+const FOLDERS: usize = 4096;
+
+/// Bits of a place.
+const PLACE_BITS: u32 = FOLDERS.trailing_zeros();
+
+/// Locates keys, and remembers their folders.
+#[derive(Debug)]
+pub struct Locator {
+    roots: Arc<Roots>,
+    folders: Vec<Option<Folder>>,
+}
+
+/// A folder in which nothing can lie but objects of a built-in resource.
+#[derive(Clone, Debug)]
+struct Folder {
+    path: Vec<u8>,
+    built_in: &'static BuiltIn,
+    /// Where the part of a key begins that follows the resource's path.
+    tail: usize,
+}
+
+impl Locator {
+    /// Knows no folder yet.
+    pub fn new(roots: Arc<Roots>) -> Self {
+        Self { roots, folders: vec![None; FOLDERS] }
+    }
+
+    /// The roots.
+    pub fn roots(&self) -> &Arc<Roots> {
+        &self.roots
+    }
+
+    /// What [`Roots::locate`] says of the key.
+    pub fn locate<'k>(&mut self, key: &'k [u8]) -> Address<'k> {
+        let path = key.iter().rposition(|byte| *byte == b'/').and_then(|slash| key.get(..=slash)).unwrap_or_default();
+        let place = place(path);
+        if let Some(Some(folder)) = self.folders.get(place)
+            && folder.path == path
+            && let Some(tail) = key.get(folder.tail..).and_then(|tail| std::str::from_utf8(tail).ok())
+            && let Some(object) = built_in_object(folder.built_in, tail)
+        {
+            return Address::Object(object);
+        }
+        let address = self.roots.locate(key);
+        if matches!(address, Address::Object(_))
+            && let Some((built_in, tail)) = self.roots.built_in(key)
+            && let Some(slot) = self.folders.get_mut(place)
+        {
+            *slot = Some(Folder { path: path.to_vec(), built_in, tail });
+        }
+        address
+    }
+}
+
+/// Where a folder is remembered. Folders differ near their end, in the namespace.
+fn place(path: &[u8]) -> usize {
+    let end = path.last_chunk().map_or(path.len() as u64, |end| u64::from_le_bytes(*end));
+    (end.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - PLACE_BITS)) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remembered_folders_change_nothing() {
+        let names = ["", "a", "b", ".", "..", "specs", "endpoints", "leases", "x:y", "é"];
+        let folders = [
+            "/registry/secrets/default/",
+            "/registry/secrets/other/",
+            "/registry/secrets/",
+            "/registry/namespaces/",
+            "/registry/services/specs/default/",
+            "/registry/services/endpoints/default/",
+            "/registry/services/",
+            "/registry/ranges/",
+            "/registry/apiregistration.k8s.io/apiservices/",
+            "/registry/snapshot.example.com/things/default/",
+            "/registry/snapshot.example.com/things/",
+            "/registry/unheard/of/",
+            "/registry/",
+            "/registry/secrets/in/secrets/ns/",
+            "/kubernetes.io/secrets/default/",
+            "/elsewhere/secrets/default/",
+            "/",
+            "",
+        ];
+        let mut keys: Vec<Vec<u8>> = Vec::new();
+        for folder in folders {
+            keys.extend(names.iter().map(|name| [folder.as_bytes(), name.as_bytes()].concat()));
+            keys.push([folder.as_bytes(), b"\xff"].concat());
+        }
+        for roots in [&["/registry"][..], &["/registry", "/kubernetes.io"], &["/registry/secrets", "/registry"], &[""]]
+        {
+            let roots = Arc::new(Roots::given(roots));
+            let mut locator = Locator::new(roots.clone());
+            for key in keys.iter().chain(keys.iter().rev()).chain(&keys) {
+                assert_eq!(locator.locate(key), roots.locate(key), "{:?} {roots:?}", String::from_utf8_lossy(key));
+            }
+            assert_eq!(locator.folders.iter().flatten().count() > 1, remembers, "{roots:?}");
+        }
+    }
+}
