@@ -146,6 +146,7 @@ impl<'f> Fields<'f> {
         Some(*field)
     }
 
+    #[inline]
     fn number(&mut self) -> Option<u64> {
         let mut number = 0;
         for shift in (0..u64::BITS).step_by(7) {

@@ -51,7 +51,7 @@ pub fn pairs<'p>(
 
 /// Whether the keys ascend. Nearly all are revisions, and two of those are compared faster as numbers.
 #[inline]
-fn is_less(one: &[u8], next: &[u8]) -> bool {
+pub(super) fn is_less(one: &[u8], next: &[u8]) -> bool {
     match (one.split_first_chunk::<16>(), next.split_first_chunk::<16>()) {
         (Some((one, [last])), Some((next, [next_last]))) => {
             (u128::from_be_bytes(*one), last) < (u128::from_be_bytes(*next), next_last)

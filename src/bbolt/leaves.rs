@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::fault::{Fault, FaultKind, Faults};
 use super::file::PageFile;
-use super::leaf::Bounds;
+use super::leaf::{self, Bounds};
 use super::page::{BranchElement, ELEMENT_BYTES, Elements, PAGE_HEADER_BYTES, PageHeader, PageKind};
 use super::reached::Reached;
 
@@ -245,9 +245,12 @@ impl Walk<'_> {
         }
         let children_are_leaves = self.leaf_depth == Some(parent.depth + 1);
         let mut children: Vec<Pending> = Vec::new();
-        let mut previous: Option<&[u8]> = None;
-        let mut packing = elements.packing();
-        for (index, element) in elements.branches().enumerate() {
+        let (first, end, mut previous) = match children_are_leaves {
+            true => self.whole(parent, elements, faults),
+            false => (0, elements.data_start(), None),
+        };
+        let mut packing = elements.packing_from(end);
+        for (index, element) in (first..elements.len()).map(|index| (index, elements.branch(index))) {
             let Some(element) = faults.note(element) else {
                 packing.skip();
                 continue;
@@ -278,6 +281,31 @@ impl Walk<'_> {
         }
         self.stack.extend(children.into_iter().rev());
         Ok(())
+    }
+
+    /// Takes the leaves below a branch page as far as nothing is out of line. Gives the first element that was not taken,
+    /// the end of the data before it, and the last key.
+    fn whole<'p>(
+        &mut self,
+        parent: &Pending,
+        elements: &Elements<'p>,
+        faults: &mut Faults,
+    ) -> (usize, usize, Option<&'p [u8]>) {
+        let mark = self.file.meta().high_water_mark;
+        let (mut end, mut previous) = (elements.data_start(), None);
+        for index in 0..elements.len() {
+            let Some(element) = elements.packed_branch(index, end) else { return (index, end, previous) };
+            let key = element.key;
+            let ascends = previous.map_or_else(|| key >= &*parent.lower, |previous| leaf::is_less(previous, key));
+            let below = parent.upper.as_ref().is_none_or(|upper| leaf::is_less(key, upper));
+            if !ascends || !below || !(2..mark).contains(&element.child) {
+                return (index, end, previous);
+            }
+            faults.note(self.reached.begin(element.child).and_then(|()| self.leaves.push(element.child, key)));
+            end = element.key_offset + key.len();
+            previous = Some(key);
+        }
+        (elements.len(), end, previous)
     }
 
     /// A child must be one of the pages in use. Whether the file still has it shows when it is read.

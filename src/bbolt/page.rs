@@ -116,7 +116,7 @@ fn branch_element(input: &[u8]) -> nom::IResult<&[u8], (u32, u32, u64)> {
     (le_u32, le_u32, le_u64).parse(input)
 }
 
-/// The four numbers of a leaf element.
+/// An element as four numbers.
 #[inline]
 fn words(element: &[u8; ELEMENT_BYTES]) -> [u32; 4] {
     let packed = u128::from_le_bytes(*element);
@@ -226,6 +226,21 @@ impl<'p> Elements<'p> {
         let (key, rest) = self.bytes.get(begins..)?.split_at_checked(key_bytes)?;
         let value = rest.get(..value_bytes as usize)?;
         Some(LeafElement { is_bucket: false, key, value, value_offset: begins + key_bytes })
+    }
+
+    /// Branch element `index`, if its key is of an allowed length and stands right at `end`, where the one before it ends.
+    ///
+    /// None is no fault yet; [`branch`](Self::branch) tells.
+    #[inline]
+    pub fn packed_branch(&self, index: usize, end: usize) -> Option<BranchElement<'p>> {
+        let at = PAGE_HEADER_BYTES + index * ELEMENT_BYTES;
+        let [position, key_bytes, low, high] = words(self.bytes.get(at..)?.first_chunk()?);
+        let key_bytes = key_bytes as usize;
+        if at.checked_add(position as usize)? != end || key_bytes == 0 || key_bytes > MAX_KEY_BYTES {
+            return None;
+        }
+        let key = self.bytes.get(end..)?.get(..key_bytes)?;
+        Some(BranchElement { key, key_offset: end, child: u64::from(high) << 32 | u64::from(low) })
     }
 
     /// The leaf elements in order; a fault stands in the place of an element that does not hold.

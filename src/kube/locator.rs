@@ -102,8 +102,13 @@ mod tests {
             keys.extend(names.iter().map(|name| [folder.as_bytes(), name.as_bytes()].concat()));
             keys.push([folder.as_bytes(), b"\xff"].concat());
         }
-        for roots in [&["/registry"][..], &["/registry", "/kubernetes.io"], &["/registry/secrets", "/registry"], &[""]]
-        {
+        let cases: [(&[&str], bool); 4] = [
+            (&["/registry"], true),
+            (&["/registry", "/kubernetes.io"], true),
+            (&["/registry/secrets", "/registry"], true),
+            (&[""], false),
+        ];
+        for (roots, remembers) in cases {
             let roots = Arc::new(Roots::given(roots));
             let mut locator = Locator::new(roots.clone());
             for key in keys.iter().chain(keys.iter().rev()).chain(&keys) {

@@ -305,6 +305,8 @@ impl Outline {
                 }),
             };
             for place in places {
+                // Asked beforehand, since many of the places that a sample asks for are not there, and a fault has words.
+                let elements = elements.filter(|elements| usize::from(place.index) < elements.len());
                 let element = elements.and_then(|elements| elements.leaf(usize::from(place.index)).ok());
                 if let Some(kv) = element.and_then(|element| KeyValue::decode(element.value)) {
                     visit(*place, kv);
