@@ -104,7 +104,8 @@ impl AesCbc {
             let behind = std::mem::take(&mut rest).split_at_mut_checked(start.checked_sub(taken)?)?.1;
             let (body, behind) = behind.split_at_mut_checked(*bytes)?;
             (rest, taken) = (behind, start + bytes);
-            Lane::new(body)
+            let (iv, blocks) = body.split_first_chunk_mut::<IV_BYTES>()?;
+            Some((Block::from(*iv), Lane { blocks: Block::slice_as_chunks_mut(blocks).0 }))
         });
         match &self.0 {
             Schedule::Aes128(aes) => encrypt_all(aes, lanes),
@@ -140,57 +141,51 @@ pub fn frame(plaintext: &[u8], iv: &[u8; IV_BYTES], out: &mut Vec<u8>) -> Unseal
     Unsealed { start, bytes }
 }
 
-/// A body in the midst of being sealed.
+/// What of a body is not sealed yet.
 struct Lane<'b> {
-    blocks: std::slice::IterMut<'b, Block>,
-    /// The block that was sealed last; at first the IV.
-    last: Block,
+    blocks: &'b mut [Block],
 }
 
-impl<'b> Lane<'b> {
-    /// `None` for what no [`frame`] made.
-    fn new(body: &'b mut [u8]) -> Option<Self> {
-        let (iv, blocks) = body.split_first_chunk_mut::<IV_BYTES>()?;
-        let (blocks, _) = Block::slice_as_chunks_mut(blocks);
-        Some(Self { blocks: blocks.iter_mut(), last: Block::from(*iv) })
-    }
-}
-
-/// Seals bodies side by side. A lane that is done takes the next body; at the end fewer and fewer are left.
-fn encrypt_all<'b, C>(aes: &C, mut bodies: impl Iterator<Item = Lane<'b>>)
+/// Seals bodies side by side, each a lane, given with its IV. As long as no lane ends, nothing is looked after but blocks; one
+/// that ends makes room for the next body, and at the end fewer and fewer are left.
+fn encrypt_all<'b, C>(aes: &C, mut bodies: impl Iterator<Item = (Block, Lane<'b>)>)
 where
     C: BlockCipherEncrypt<BlockSize = U16>,
 {
     let mut lanes: Vec<Lane<'b>> = Vec::with_capacity(LANES);
-    let mut places: Vec<&'b mut Block> = Vec::with_capacity(LANES);
-    let mut work = [Block::default(); LANES];
+    // Of each lane the block that was sealed last; at first the IV.
+    let mut chained: Vec<Block> = Vec::with_capacity(LANES);
     loop {
-        let mut lane = 0;
-        while lane < LANES {
-            if lane == lanes.len() {
-                match bodies.next() {
-                    Some(body) => lanes.push(body),
-                    None => break,
-                }
-            }
-            let Some(Lane { blocks, last }) = lanes.get_mut(lane) else { break };
-            match (blocks.next(), work.get_mut(lane)) {
-                (Some(block), Some(work)) => {
-                    work.iter_mut().zip(last.iter().zip(block.iter())).for_each(|(out, (a, b))| *out = a ^ b);
-                    places.push(block);
-                    lane += 1;
-                }
-                _ => drop(lanes.swap_remove(lane)),
-            }
+        while lanes.len() < LANES
+            && let Some((iv, lane)) = bodies.next()
+        {
+            chained.push(iv);
+            lanes.push(lane);
         }
-        if places.is_empty() {
+        if lanes.is_empty() {
             return;
         }
-        let busy = work.get_mut(..places.len()).unwrap_or_default();
-        aes.encrypt_blocks(busy);
-        for ((place, lane), sealed) in places.drain(..).zip(&mut lanes).zip(busy) {
-            *place = *sealed;
-            lane.last = *sealed;
+        let steps = lanes.iter().map(|lane| lane.blocks.len()).min().unwrap_or(0);
+        for step in 0..steps {
+            for (block, lane) in chained.iter_mut().zip(&lanes) {
+                mix(block, lane.blocks.get(step).map_or(&[], |block| block.as_slice()));
+            }
+            aes.encrypt_blocks(&mut chained);
+            for (sealed, lane) in chained.iter().zip(&mut lanes) {
+                if let Some(place) = lane.blocks.get_mut(step) {
+                    *place = *sealed;
+                }
+            }
+        }
+        let mut lane = 0;
+        while let Some(Lane { blocks }) = lanes.get_mut(lane) {
+            *blocks = std::mem::take(blocks).get_mut(steps..).unwrap_or_default();
+            if blocks.is_empty() {
+                lanes.swap_remove(lane);
+                chained.swap_remove(lane);
+            } else {
+                lane += 1;
+            }
         }
     }
 }

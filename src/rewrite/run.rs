@@ -1,7 +1,7 @@
 //! A rewrite from beginning to end: plan, write, prove.
 //!
-//! It is given an empty file that nobody else knows, and leaves it complete, on the disk and proved, or says why not. Names are
-//! for the caller.
+//! It is given an empty file that nobody else knows, and leaves it complete and proved, or says why not. Everything but its end was
+//! on the disk before it was proved; to sync that and to give it a name is for the caller.
 
 use std::fs::File;
 use std::io;
@@ -295,6 +295,5 @@ fn finish(
             bytes
         }
     };
-    out.file.sync_all()?;
     Ok(Product { form, bytes, sha256: hash.finalize().into(), records })
 }

@@ -9,6 +9,9 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 
 use crate::bbolt::write::{BucketWriter, Leaves, Packer, Placed, WriteError};
 
+/// Larger buffers are given back: few groups have such large values.
+const KEPT_BYTES: usize = 2 << 20;
+
 /// Leaves that may wait for each worker.
 const WAITING_GROUPS: usize = 2;
 
@@ -19,6 +22,8 @@ pub struct Turns<'t, 'w, 'f> {
     file: &'t File,
     most_waiting: usize,
     written: &'t (dyn Fn(u64) + Sync),
+    /// Buffers of pages that were written, to be packed into again.
+    buffers: Mutex<Vec<Vec<u8>>>,
 }
 
 struct State<'w, 'f> {
@@ -45,12 +50,14 @@ impl<'t, 'w, 'f> Turns<'t, 'w, 'f> {
             file,
             most_waiting: workers.max(1) * WAITING_GROUPS,
             written,
+            buffers: Mutex::new(Vec::new()),
         }
     }
 
     /// A packer of this bucket's pages.
     pub fn packer(&self) -> Packer {
-        self.lock().bucket.packer()
+        let buffer = lock(&self.buffers).pop().unwrap_or_default();
+        self.lock().bucket.packer().with_buffer(buffer)
     }
 
     /// Hands over the last leaves of a group, and writes all whose turn has come.
@@ -69,7 +76,7 @@ impl<'t, 'w, 'f> Turns<'t, 'w, 'f> {
         }
         drop(state);
         self.changed.notify_all();
-        self.write(&placed)
+        self.write(placed)
     }
 
     /// Hands over leaves of a group that goes on, as soon as it is its turn.
@@ -80,7 +87,7 @@ impl<'t, 'w, 'f> Turns<'t, 'w, 'f> {
         }
         let placed = state.bucket.place(leaves)?;
         drop(state);
-        self.write(&[placed])
+        self.write(vec![placed])
     }
 
     /// Says that a group will never come, so that nobody waits for its turn.
@@ -94,15 +101,23 @@ impl<'t, 'w, 'f> Turns<'t, 'w, 'f> {
         self.state.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).bucket
     }
 
-    fn write(&self, placed: &[Placed]) -> Result<(), WriteError> {
+    fn write(&self, placed: Vec<Placed>) -> Result<(), WriteError> {
         for pages in placed {
             pages.write(self.file)?;
             (self.written)(pages.bytes().len() as u64);
+            let buffer = pages.into_bytes();
+            if buffer.capacity() <= KEPT_BYTES {
+                lock(&self.buffers).push(buffer);
+            }
         }
         Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, State<'w, 'f>> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.state)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
