@@ -2,6 +2,8 @@
 
 use crate::config::LintId;
 
+use super::nonces::{Repeats, Shared};
+
 /// How much a finding weighs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
@@ -50,6 +52,10 @@ pub enum ValueFinding {
     WeakKey,
     /// On a key that stands in some documentation.
     PublishedKey,
+    /// Sealed with a nonce that another value on the same key has, too.
+    NonceReuse,
+    /// The same ciphertext as another key's.
+    CopiedValue,
     /// Readable, but not what would be written now.
     Stale,
     /// An older revision in plaintext where the configuration encrypts.
@@ -70,7 +76,7 @@ pub enum ValueFinding {
 
 impl ValueFinding {
     /// All of them, weightiest first.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::UnknownKey,
         Self::WrongKey,
         Self::Malformed,
@@ -82,6 +88,8 @@ impl ValueFinding {
         Self::Plaintext,
         Self::WeakKey,
         Self::PublishedKey,
+        Self::NonceReuse,
+        Self::CopiedValue,
         Self::Stale,
         Self::HistoryPlaintext,
         Self::HistoryOldKey,
@@ -106,6 +114,8 @@ impl ValueFinding {
             Self::Plaintext => "plaintext",
             Self::WeakKey => "weak-key",
             Self::PublishedKey => "published-key",
+            Self::NonceReuse => "nonce-reuse",
+            Self::CopiedValue => "copied-value",
             Self::Stale => "stale",
             Self::HistoryPlaintext => "history-plaintext",
             Self::HistoryOldKey => "history-old-key",
@@ -120,7 +130,8 @@ impl ValueFinding {
     /// How much it weighs.
     pub fn severity(self) -> Severity {
         match self {
-            Self::Stale
+            Self::CopiedValue
+            | Self::Stale
             | Self::HistoryPlaintext
             | Self::HistoryOldKey
             | Self::ResiduePlaintext
@@ -136,6 +147,15 @@ impl ValueFinding {
     pub fn is_of_entries(self) -> bool {
         let of_others = [Self::HistoryPlaintext, Self::HistoryOldKey, Self::ResiduePlaintext, Self::ResidueOldKey];
         !of_others.contains(&self)
+    }
+
+    /// What was found about values of which none is wrong by itself, if it is such a finding.
+    pub(super) fn shared(self, repeats: &mut Repeats) -> Option<Shared> {
+        match self {
+            Self::NonceReuse => Some(std::mem::take(&mut repeats.reused)),
+            Self::CopiedValue => Some(std::mem::take(&mut repeats.copied)),
+            _ => None,
+        }
     }
 
     /// What a finding about an older revision is called once that revision is gone from the tree.
@@ -161,6 +181,8 @@ impl ValueFinding {
             Self::Plaintext => "in plaintext although the configuration encrypts them",
             Self::WeakKey => "encrypted with a key that can be guessed",
             Self::PublishedKey => "encrypted with a key out of some documentation",
+            Self::NonceReuse => "sealed with a nonce that was used twice under one key, which gives both values away",
+            Self::CopiedValue => "have the same ciphertext as another key of the store: copied by hand",
             Self::Stale => "readable, but not in the form that would be written now",
             Self::HistoryPlaintext => "have older revisions in plaintext",
             Self::HistoryOldKey => "have older revisions on another key",
@@ -190,14 +212,20 @@ impl ValueFinding {
             Self::NameMismatch => "Somebody copied values between keys; restore these objects from an older backup.",
             Self::Unrecognised => "See the row's detail; a newer provider, or damage.",
             Self::Plaintext | Self::Stale => {
-                "Rewrite them through the API server, e.g. kubectl get RESOURCE -A -o json | kubectl replace -f -; then audit a new snapshot."
+                "Rewrite them through the API server (kubectl get RESOURCE -A -o json | kubectl replace -f -), or a copy of the store with `atrest rewrite`; then audit a new snapshot."
+            }
+            Self::NonceReuse => {
+                "Whatever wrote them must not write again. Rotate the key, rewrite all that is on it, and treat these values as exposed."
+            }
+            Self::CopiedValue => {
+                "No API server writes one ciphertext twice: find out who did, and restore the copy from an older backup."
             }
             Self::WeakKey | Self::PublishedKey => "Rotate to a key of 32 random bytes, and treat the data as exposed.",
             Self::HistoryPlaintext | Self::HistoryOldKey => {
-                "Older revisions leave with compaction and defragmentation; old backups keep them."
+                "Compact and defragment every member; old backups keep them. `atrest rewrite --drop-history` makes a copy without them."
             }
             Self::ResiduePlaintext | Self::ResidueOldKey => {
-                "Defragment every member (etcdctl defrag) and take new snapshots; whoever has this file has these revisions."
+                "Defragment every member (etcdctl defrag) and take new snapshots; `atrest rewrite --drop-history` makes a copy without them. Whoever has this file has these revisions."
             }
             Self::DoubleEncrypted => "Something encrypted before the API server did; restore the inner value.",
             Self::UnverifiedKms => "Nothing is proved about these; they need the plugin.",
@@ -222,6 +250,11 @@ impl FindingSet {
         self
     }
 
+    /// What is in one of both.
+    pub fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// Whether the finding is in it.
     pub fn contains(self, finding: ValueFinding) -> bool {
         self.0 & (1 << finding as u8) != 0
@@ -243,6 +276,8 @@ impl FindingSet {
 pub enum Finding {
     /// About values.
     Value(ValueFinding),
+    /// A key of aesgcm may have been used too often.
+    GcmWriteLimit,
     /// Parts of the file do not hold.
     FileDamaged,
     /// The appended digest does not fit.
@@ -262,6 +297,7 @@ impl Finding {
     pub fn id(self) -> &'static str {
         match self {
             Self::Value(finding) => finding.id(),
+            Self::GcmWriteLimit => "gcm-write-limit",
             Self::FileDamaged => "file.damaged",
             Self::TrailerMismatch => "file.trailer-mismatch",
             Self::FileUnsteady => "file.unsteady",
@@ -276,7 +312,7 @@ impl Finding {
         match self {
             Self::Value(finding) => finding.severity(),
             Self::FileDamaged | Self::TrailerMismatch | Self::FileUnsteady => Severity::Error,
-            Self::NoTrailer => Severity::Warning,
+            Self::GcmWriteLimit | Self::NoTrailer => Severity::Warning,
             Self::LogOnly => Severity::Note,
             Self::Config(lint) => match lint.severity() {
                 crate::config::Severity::Note => Severity::Note,
@@ -287,13 +323,16 @@ impl Finding {
 
     /// Whether it is about the file as a whole, and so about what the report may lack.
     pub fn is_about_the_file(self) -> bool {
-        !matches!(self, Self::Value(_) | Self::Config(_))
+        !matches!(self, Self::Value(_) | Self::GcmWriteLimit | Self::Config(_))
     }
 
     /// What it means. For a configuration's finding the file's own words are in the report.
     pub fn meaning(self) -> &'static str {
         match self {
             Self::Value(finding) => finding.meaning(),
+            Self::GcmWriteLimit => {
+                "on an AES-GCM key that may have sealed more values than Kubernetes allows (200,000 with random nonces)"
+            }
             Self::FileDamaged => "parts of the file are damaged, and what they held is missing from this report",
             Self::TrailerMismatch => "the digest at the end of the snapshot does not fit its bytes",
             Self::FileUnsteady => "somebody wrote to the file while it was read",
@@ -309,6 +348,9 @@ impl Finding {
     pub fn remedy(self) -> &'static str {
         match self {
             Self::Value(finding) => finding.remedy(),
+            Self::GcmWriteLimit => {
+                "Rotate the key, and rewrite all that is on it; secretbox and KMS v2 have no such limit."
+            }
             Self::FileDamaged => "See `atrest check` for every place; take an older backup for what is missing.",
             Self::TrailerMismatch => {
                 "It was changed after it was taken (etcdutl hashkv does that too) or is damaged; restore would refuse it."

@@ -1,8 +1,8 @@
 //! The audit: every value of a store against the configurations that should open it.
 //!
 //! Read in this order: [`finding`] (what can be wrong), [`rules`] (what the configurations mean), [`classify`] (one value,
-//! pure), [`class`] and [`summary`] (what adds up), [`rows`], [`merge`] and [`row`] (one for each record, sorted),
-//! [`run`] (all of it, in parallel, in one pass over the file).
+//! pure), [`class`], [`keys`] and [`summary`] (what adds up), [`nonces`] and [`writes`] (what only many values together show),
+//! [`rows`], [`merge`] and [`row`] (one for each record, sorted), [`run`] (all of it, in parallel, in one pass over the file).
 //!
 //! Nothing here knows forms of output, and nothing writes.
 
@@ -12,7 +12,10 @@ pub mod deks;
 pub mod finding;
 pub mod fit;
 pub mod gate;
+pub mod keys;
 pub mod merge;
+pub mod nonces;
+mod pile;
 pub mod residue;
 pub mod row;
 pub mod rows;
@@ -20,3 +23,4 @@ pub mod rules;
 pub mod run;
 pub mod summary;
 pub(crate) mod survey;
+pub mod writes;

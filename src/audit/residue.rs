@@ -59,6 +59,13 @@ pub fn settle(mut strays: Vec<StrayMark>, pages: &PageFile, outline: &Outline, k
     left
 }
 
+/// Where settled strays stand within the file, ascending.
+pub fn offsets(strays: &[StrayMark]) -> Vec<u64> {
+    let mut offsets: Vec<_> = strays.iter().map(|stray| stray.at).collect();
+    offsets.sort_unstable();
+    offsets
+}
+
 /// Adds settled strays up, and names the first keys of what is to be said of them.
 pub fn tally(
     strays: &[StrayMark],

@@ -130,9 +130,9 @@ impl Context {
             expected: class.guard.and_then(|chain| self.rules.chain(chain)).map(|chain| chain.writer()),
             stale: class.stale,
             findings: match record {
-                RecordKind::Entry => class.findings,
-                RecordKind::Residue => class.residue_findings(),
-                RecordKind::History | RecordKind::Deleted => class.history_findings,
+                RecordKind::Entry => class.findings.union(self.marked.at(raw.place)),
+                RecordKind::Residue => class.residue_findings().union(self.marked.outside(raw.key, raw.mod_revision)),
+                RecordKind::History | RecordKind::Deleted => class.history_findings.union(self.marked.at(raw.place)),
             },
             detail: raw.detail,
             value_sha256: raw.value_sha256,

@@ -24,11 +24,13 @@ use super::classify::{Verdict, judge};
 use super::deks::Deks;
 use super::finding::{Finding, ValueFinding};
 use super::merge::Merge;
+use super::nonces::{Again, Marked, Met as MetNonces, Nonces};
 use super::residue::{self, StrayMark};
 use super::rows::{RawRow, RowSink, Spill};
 use super::rules::{Guard, Rules};
 use super::summary::{Parts, Summary, Tally, summarise};
 use super::survey;
+use super::writes::{self, Versions};
 
 /// Of each finding so many keys are named in a summary.
 const NAMED_KEYS: usize = 10;
@@ -110,6 +112,8 @@ pub struct Context {
     pub table: Table,
     /// Where the API servers keep their objects.
     pub roots: Roots,
+    /// What is to be said of single records beyond their class.
+    pub marked: Marked,
 }
 
 /// Why there is no audit.
@@ -156,6 +160,8 @@ pub fn audit(snapshot: &mut Snapshot, rules: Rules, options: &Options<'_>) -> Re
     let key = TraceKey::random()?;
     let common = Common { rules: &rules, options, selected, spill: spill.as_ref(), classes: &classes, key };
     let mut reading = read(snapshot, &common, roots)?;
+    let mut nonces = MetNonces::new(std::mem::take(&mut reading.nonces));
+    nonces.look_for_originals(snapshot, key, options.pass)?;
     let table = classes.into_table();
     let revision = revision(&reading, options)?;
     let mut tally = Tally::default();
@@ -167,6 +173,12 @@ pub fn audit(snapshot: &mut Snapshot, rules: Rules, options: &Options<'_>) -> Re
     let mut first_keys = first_keys(pages, &reading.outline, &table, &mut tally);
     let strays = residue::settle(std::mem::take(&mut reading.strays), pages, &reading.outline, &key);
     residue::tally(&strays, pages, &table, &mut tally, &mut first_keys);
+    let left = residue::offsets(&strays);
+    let again =
+        Again { pages, outline: &reading.outline, rules: &rules, deks: &options.deks, roots: &reading.roots, key };
+    let mut repeats = nonces.settle(&left, &again);
+    let marked = repeats.marked();
+    let versions = writes::versions(std::mem::take(&mut reading.versions), &left, &table, &rules);
     if let (RowsWanted::Residue, Some(spill)) = (options.rows, &spill) {
         residue::rows(&strays, pages, (&rules, &options.deks), &reading.roots, &mut RowSink::new(spill));
     }
@@ -178,13 +190,15 @@ pub fn audit(snapshot: &mut Snapshot, rules: Rules, options: &Options<'_>) -> Re
         tally: &tally,
         revisions: &reading.revisions,
         first_keys,
+        repeats,
+        versions,
         file,
         gaps: fault_count > 0 || reading.unsteady,
     });
     let roots = Arc::unwrap_or_clone(reading.roots);
     Ok(Audit {
         summary,
-        context: Context { rules, table, roots },
+        context: Context { rules, table, roots, marked },
         rows: spill.map(Spill::merge).transpose().map_err(AuditError::Spill)?,
         meta: reading.outline.meta,
         revision,
@@ -212,6 +226,8 @@ struct Reading {
     traces: Vec<Traces>,
     revisions: HashMap<u32, (i64, i64)>,
     strays: Vec<StrayMark>,
+    nonces: Vec<Nonces>,
+    versions: Vec<Versions>,
     /// The last record's place and main revision, before any was left out.
     last: Option<(Place, i64)>,
     /// A key looks like an object's below a root that was not among the sampled keys.
@@ -245,6 +261,8 @@ fn read_once(snapshot: &mut Snapshot, common: &Common<'_>, roots: Option<Roots>)
         traces: Vec::new(),
         revisions: HashMap::new(),
         strays: Vec::new(),
+        nonces: Vec::new(),
+        versions: Vec::new(),
         last: None,
         unlisted: false,
         digests: pass.digests,
@@ -264,6 +282,8 @@ struct Worker<'w> {
     scratch: Plaintext,
     rows: Option<RowSink<'w>>,
     strays: Vec<StrayMark>,
+    nonces: Nonces,
+    versions: Versions,
     last: Option<(Place, i64)>,
     unlisted: bool,
 }
@@ -278,6 +298,8 @@ impl<'w> Worker<'w> {
             scratch: Plaintext::new(),
             rows: common.spill.map(RowSink::new),
             strays: Vec::new(),
+            nonces: Nonces::new(common.key),
+            versions: Versions::new(common.key),
             last: None,
             unlisted: false,
         }
@@ -291,6 +313,8 @@ impl<'w> Worker<'w> {
         reading.roots = self.locator.roots().clone();
         reading.traces.push(self.traces);
         reading.strays.extend(self.strays);
+        reading.nonces.push(self.nonces);
+        reading.versions.push(self.versions);
         reading.last = reading.last.max(self.last);
         reading.unlisted |= self.unlisted;
     }
@@ -335,6 +359,8 @@ impl Visitor for Worker<'_> {
         let verdict = judge(rules, &self.common.options.deks, (&address, guard), kv.key, kv.value, &mut self.scratch);
         let class = memory.class(scope, &verdict, rules, main);
         self.traces.leave(kv.key, *place, class);
+        self.nonces.note(&verdict, kv.value, *place);
+        self.versions.note(verdict.kind, class, kv);
         if self.rows.is_some() {
             let detail = verdict.reason.map_or(String::new(), |reason| reason.to_string());
             push_row(&mut self.rows, record, class, verdict.encoding, &detail);
@@ -359,6 +385,8 @@ impl Visitor for Worker<'_> {
         let guard = memory.scopes.get(scope).map_or(Guard::Nobody, |scope| scope.guard);
         let verdict = judge(rules, &self.common.options.deks, (&address, guard), kv.key, kv.value, &mut self.scratch);
         let class = memory.stray_class(scope, &verdict, rules);
+        self.nonces.note_outside(&verdict, kv.value, stray.at);
+        self.versions.note_outside(verdict.kind, class, kv, stray.at);
         let key = self.common.key.digest(kv.key);
         self.strays.push(StrayMark { revision: stray.revision, key, class, at: stray.at });
     }

@@ -1,15 +1,17 @@
 //! What adds up over all records: totals, coverage, keys, findings, and the verdict.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::AddAssign;
 
-use crate::provider::spec::{KmsVersion, ProviderSpec};
 use crate::source::trace::{Mark, Trace};
 
 use super::class::{Class, Scope, TOMBSTONE, Table};
 use super::classify::{State, Told};
 use super::finding::{Finding, FindingSet, Severity, ValueFinding};
-use super::rules::{Rules, static_keys};
+pub use super::keys::{KeyId, KeyRow};
+use super::nonces::{Repeats, Together};
+use super::rules::Rules;
+use super::{keys, writes};
 
 /// Records of one class, told apart by what they are to their key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,6 +22,13 @@ pub struct Count {
     pub history: u64,
     /// Revisions that are gone from the tree and still in the file.
     pub residue: u64,
+}
+
+impl Count {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.entries + self.history + self.residue
+    }
 }
 
 impl AddAssign for Count {
@@ -196,43 +205,6 @@ pub struct CoverageRow {
     pub stale: u64,
 }
 
-/// A key that the data names or a configuration has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyRow {
-    /// Which key.
-    pub id: KeyId,
-    /// Whether a configuration has it.
-    pub in_config: bool,
-    /// The resources, as the configuration names them, that are written with it now.
-    pub write_key_for: Vec<String>,
-    /// Entries that name it or open by it, and older revisions likewise.
-    pub count: Count,
-    /// The oldest and newest main revision of those records.
-    pub revisions: Option<(i64, i64)>,
-}
-
-impl KeyRow {
-    /// Whether an entry would be lost with it.
-    pub fn needed(&self) -> bool {
-        self.count.entries > 0
-    }
-}
-
-/// What tells keys apart. Rows come in this order.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct KeyId {
-    /// `aescbc`, `aesgcm`, `secretbox` or `kms`.
-    pub provider: &'static str,
-    /// `v1` or `v2`.
-    pub provider_version: &'static str,
-    /// The key's or KMS provider's name.
-    pub key_name: String,
-    /// KMS v2's key id.
-    pub kms_key_id: String,
-    /// Of the secret; empty where no value opened by it and no configuration has it.
-    pub fingerprint: String,
-}
-
 /// A finding, how many keys of the store it touches, and the first of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FindingRow {
@@ -242,8 +214,17 @@ pub struct FindingRow {
     pub count: u64,
     /// The first of them in byte order.
     pub keys: Vec<Vec<u8>>,
-    /// What else is to be said, for findings about the file or a configuration.
+    /// What else is to be said: about the file, a configuration, or the keys that values are on.
     pub details: Vec<String>,
+    /// The first groups of values that share what they should not.
+    pub together: Vec<Together>,
+}
+
+impl FindingRow {
+    /// A finding with nothing to be said of single keys of the store.
+    fn new(finding: Finding, details: Vec<String>) -> Self {
+        Self { finding, count: 0, keys: Vec::new(), details, together: Vec::new() }
+    }
 }
 
 /// The audit's answer in a word.
@@ -309,6 +290,10 @@ pub struct Parts<'p> {
     pub revisions: &'p HashMap<u32, (i64, i64)>,
     /// The first keys of each finding about values.
     pub first_keys: BTreeMap<ValueFinding, Vec<Vec<u8>>>,
+    /// What values share that they should not.
+    pub repeats: Repeats,
+    /// For each key of aesgcm the versions that the store's keys on it went through.
+    pub versions: HashMap<KeyId, u64>,
     /// Findings about the file, with what is to be said.
     pub file: Vec<(Finding, Vec<String>)>,
     /// Whether what was read is not all there is.
@@ -318,7 +303,8 @@ pub struct Parts<'p> {
 /// Adds everything up.
 pub fn summarise(mut parts: Parts<'_>) -> Summary {
     let totals = totals(parts.table, parts.tally);
-    let findings = findings(&mut parts);
+    let keys = keys::keys(&parts);
+    let findings = findings(&mut parts, &keys);
     let unknown = parts.counted().any(|(class, count)| {
         class.kind.is_some() && class.readable == Told::Unknown && count.entries + count.history > 0
     });
@@ -334,12 +320,17 @@ pub fn summarise(mut parts: Parts<'_>) -> Summary {
         true if serious => Answer::Findings,
         true => Answer::Clean,
     };
-    Summary { totals, coverage: coverage(&parts), keys: keys(&parts), findings, answer, nothing_judged: nothing }
+    Summary { totals, coverage: coverage(&parts), keys, findings, answer, nothing_judged: nothing }
 }
 
 impl Parts<'_> {
+    /// The classes with their numbers and counts.
+    pub(super) fn numbered(&self) -> impl Iterator<Item = (u32, &Class, Count)> {
+        self.table.iter().map(|(number, class)| (number, class, self.tally.counts.get(number)))
+    }
+
     fn counted(&self) -> impl Iterator<Item = (&Class, Count)> {
-        self.table.iter().map(|(number, class)| (class, self.tally.counts.get(number)))
+        self.numbered().map(|(_, class, count)| (class, count))
     }
 
     /// The name that a class's values bear: the opener's, else their own.
@@ -400,136 +391,60 @@ fn coverage(parts: &Parts<'_>) -> Vec<CoverageRow> {
     rows.collect()
 }
 
-/// A key's row while it is added up.
-#[derive(Default)]
-struct KeyTally {
-    in_config: bool,
-    write_key_for: BTreeSet<String>,
-    count: Count,
-    revisions: Option<(i64, i64)>,
-}
-
-fn keys(parts: &Parts<'_>) -> Vec<KeyRow> {
-    let mut rows: BTreeMap<KeyId, KeyTally> = BTreeMap::new();
-    for (number, class) in parts.table.iter() {
-        let count = parts.tally.counts.get(number);
-        let Some(kind) = class.kind.filter(|_| count != Count::default()) else { continue };
-        let secret = class.opened_by.and_then(|key| parts.rules.named_key(key)).map(|key| key.secret.fingerprint());
-        let id = KeyId {
-            provider: kind.provider(),
-            provider_version: kind.version(),
-            key_name: parts.key_name(class),
-            kms_key_id: parts.table.name_of(class.kms_key_id).into_owned(),
-            fingerprint: secret.unwrap_or_default(),
-        };
-        let row = rows.entry(id).or_default();
-        row.count += count;
-        row.revisions = match (row.revisions, parts.revisions.get(&number).copied()) {
-            (Some((a, b)), Some((c, d))) => Some((a.min(c), b.max(d))),
-            (one, other) => one.or(other),
-        };
-    }
-    configured_keys(parts.rules, &mut rows);
-    let row = |(id, tally): (KeyId, KeyTally)| KeyRow {
-        id,
-        in_config: tally.in_config,
-        write_key_for: tally.write_key_for.into_iter().collect(),
-        count: tally.count,
-        revisions: tally.revisions,
-    };
-    rows.into_iter().map(row).collect()
-}
-
-/// Marks the rows of configured keys, and adds those that no data names.
-fn configured_keys(rules: &Rules, rows: &mut BTreeMap<KeyId, KeyTally>) {
-    for (file, _) in rules.files().enumerate() {
-        for (resource, specs) in rules.rules_of(file) {
-            for (provider, spec) in specs.iter().enumerate() {
-                for (place, id) in key_ids(spec).into_iter().enumerate() {
-                    let writes = provider == 0 && place == 0;
-                    configure(rows, &id, writes.then(|| resource.to_string()));
-                }
-            }
-        }
-    }
-}
-
-fn configure(rows: &mut BTreeMap<KeyId, KeyTally>, id: &KeyId, writes: Option<String>) {
-    let same_name = |other: &KeyId| {
-        (other.provider, other.provider_version, &other.key_name) == (id.provider, id.provider_version, &id.key_name)
-    };
-    let mark = |row: &mut KeyTally| {
-        row.in_config = true;
-        row.write_key_for.extend(writes.clone());
-    };
-    // A KMS provider's row has the key ids of its values, which no configuration knows.
-    if id.provider == "kms" {
-        let mut found = false;
-        for (_, row) in rows.iter_mut().filter(|(other, _)| same_name(other)) {
-            mark(row);
-            found = true;
-        }
-        if found {
-            return;
-        }
-    }
-    mark(rows.entry(id.clone()).or_default());
-    // Values that bear a configured name without opening by it are a row of their own, whose name is configured.
-    for (other, row) in rows.iter_mut().filter(|(other, _)| same_name(other)) {
-        row.in_config |= other.fingerprint.is_empty();
-    }
-}
-
-/// The keys of a provider as rows tell them apart.
-fn key_ids(spec: &ProviderSpec) -> Vec<KeyId> {
-    let (provider, provider_version) = match spec {
-        ProviderSpec::Identity => return Vec::new(),
-        ProviderSpec::AesCbc(_) => ("aescbc", "v1"),
-        ProviderSpec::AesGcm(_) => ("aesgcm", "v1"),
-        ProviderSpec::Secretbox(_) => ("secretbox", "v1"),
-        ProviderSpec::Kms(kms) => {
-            let provider_version = match kms.version {
-                KmsVersion::V1 => "v1",
-                KmsVersion::V2 => "v2",
-            };
-            let key_name = kms.name.clone();
-            return vec![KeyId { provider: "kms", provider_version, key_name, ..KeyId::default() }];
-        }
-    };
-    let id = |key: &crate::provider::spec::NamedKey| KeyId {
-        provider,
-        provider_version,
-        key_name: key.name.clone(),
-        kms_key_id: String::new(),
-        fingerprint: key.secret.fingerprint(),
-    };
-    static_keys(spec).iter().map(id).collect()
-}
-
-fn findings(parts: &mut Parts<'_>) -> Vec<FindingRow> {
+fn findings(parts: &mut Parts<'_>, keys: &[KeyRow]) -> Vec<FindingRow> {
     // What is missing from the file is said before what was found in the rest.
-    let row = |(finding, details)| FindingRow { finding, count: 0, keys: Vec::new(), details };
-    let mut rows: Vec<_> = std::mem::take(&mut parts.file).into_iter().map(row).collect();
+    let file = std::mem::take(&mut parts.file).into_iter();
+    let mut rows: Vec<_> = file.map(|(finding, details)| FindingRow::new(finding, details)).collect();
     for finding in ValueFinding::ALL {
-        let count = match finding.is_of_entries() {
-            false => parts.tally.other_keys.get(&finding).copied().unwrap_or(0),
-            true => {
-                let touched = parts.counted().filter(|(class, _)| class.findings.contains(finding));
-                touched.map(|(_, count)| count.entries).sum()
-            }
+        let row = FindingRow::new(Finding::Value(finding), Vec::new());
+        let row = match finding.shared(&mut parts.repeats) {
+            Some(shared) => FindingRow { count: shared.count, keys: shared.keys, together: shared.groups, ..row },
+            None => FindingRow {
+                count: count(parts, finding),
+                keys: parts.first_keys.remove(&finding).unwrap_or_default(),
+                ..row
+            },
         };
-        if count > 0 {
-            let keys = parts.first_keys.remove(&finding).unwrap_or_default();
-            rows.push(FindingRow { finding: Finding::Value(finding), count, keys, details: Vec::new() });
-        }
+        rows.extend((row.count > 0).then_some(row));
     }
-    rows.extend(configuration_findings(parts.rules, &rows));
+    rows.extend(worn_keys(keys));
+    configuration_findings(parts.rules, &mut rows);
     rows.sort_by_key(|row| std::cmp::Reverse(row.finding.severity()));
     rows
 }
 
-/// What the configurations' lints say, but for keys that values are on: that weighs more, and is said already.
-fn configuration_findings(rules: &Rules, said: &[FindingRow]) -> Vec<FindingRow> {
+/// The keys of the store that a finding touches.
+fn count(parts: &Parts<'_>, finding: ValueFinding) -> u64 {
+    if !finding.is_of_entries() {
+        return parts.tally.other_keys.get(&finding).copied().unwrap_or(0);
+    }
+    let touched = parts.counted().filter(|(class, _)| class.findings.contains(finding));
+    touched.map(|(_, count)| count.entries).sum()
+}
+
+/// Keys of aesgcm that may have been used too often.
+fn worn_keys(keys: &[KeyRow]) -> Option<FindingRow> {
+    let worn = |row: &&KeyRow| row.writes.is_some_and(|writes| writes.at_most > writes::LIMIT);
+    let worn: Vec<_> = keys.iter().filter(worn).collect();
+    let details = worn.iter().map(|row| {
+        let writes = row.writes.unwrap_or_default();
+        let has = if writes.at_least > writes::LIMIT { "has" } else { "may have" };
+        format!(
+            "{}/{} {has} sealed more than {} values: at least {}, at most {}",
+            row.id.provider,
+            row.id.key_name,
+            writes::LIMIT,
+            writes.at_least,
+            writes.at_most
+        )
+    });
+    let row = FindingRow::new(Finding::GcmWriteLimit, details.collect());
+    let count = worn.iter().map(|row| row.count.entries).sum();
+    (!worn.is_empty()).then_some(FindingRow { count, ..row })
+}
+
+/// What the configurations' lints say. What is said of a key that values are on weighs more; its lint is then a detail.
+fn configuration_findings(rules: &Rules, rows: &mut Vec<FindingRow>) {
     let mut by_id: BTreeMap<Finding, Vec<String>> = BTreeMap::new();
     for (path, configuration) in rules.files() {
         for lint in &configuration.lints {
@@ -537,7 +452,10 @@ fn configuration_findings(rules: &Rules, said: &[FindingRow]) -> Vec<FindingRow>
             by_id.entry(Finding::Config(lint.id)).or_default().push(format!("{place}: {}", lint.message));
         }
     }
-    let unsaid = |finding: &Finding| said.iter().all(|row| row.finding.id() != finding.id());
-    let row = |(finding, details)| FindingRow { finding, count: 0, keys: Vec::new(), details };
-    by_id.into_iter().filter(|(finding, _)| unsaid(finding)).map(row).collect()
+    for (finding, details) in by_id {
+        match rows.iter_mut().find(|row| row.finding.id() == finding.id()) {
+            Some(said) => said.details.extend(details),
+            None => rows.push(FindingRow::new(finding, details)),
+        }
+    }
 }

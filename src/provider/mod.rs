@@ -10,6 +10,7 @@ pub mod chain;
 pub mod fault;
 pub mod identity;
 pub mod kms;
+pub mod nonce;
 pub mod plaintext;
 pub mod prefix;
 pub mod secret;

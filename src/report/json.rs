@@ -144,7 +144,15 @@ pub struct Key<'d> {
     residue: u64,
     oldest_revision: Option<i64>,
     newest_revision: Option<i64>,
+    age_revisions: Option<i64>,
+    writes: Option<Writes>,
     needed: bool,
+}
+
+#[derive(Serialize)]
+struct Writes {
+    at_least: u64,
+    at_most: u64,
 }
 
 #[derive(Serialize)]
@@ -155,8 +163,23 @@ struct Finding<'d> {
     keys: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     details: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    together: Vec<Together>,
     meaning: &'d str,
     remedy: &'d str,
+}
+
+#[derive(Serialize)]
+struct Together {
+    provider: &'static str,
+    key_name: String,
+    values: Vec<Value>,
+}
+
+#[derive(Serialize)]
+struct Value {
+    key: String,
+    mod_revision: i64,
 }
 
 /// A fault of the file, as `audit` and `check` give it.
@@ -187,7 +210,7 @@ pub fn write(out: &mut dyn Write, audit: &Audit, facts: &SourceFacts, scope: Opt
         configs: configs(audit),
         totals: totals(&summary.totals),
         coverage: summary.coverage.iter().map(coverage).collect(),
-        keys: summary.keys.iter().map(Key::of).collect(),
+        keys: summary.keys.iter().map(|row| Key::of(row, audit.revision)).collect(),
         findings: summary.findings.iter().map(finding).collect(),
         faults: audit.faults.iter().map(Fault::of).collect(),
         fault_count: audit.fault_count,
@@ -297,13 +320,13 @@ fn coverage(row: &CoverageRow) -> Coverage<'_> {
 }
 
 impl<'d> Key<'d> {
-    /// The row's wire form.
-    pub fn of(row: &'d KeyRow) -> Self {
-        key_row(row)
+    /// The row's wire form, in a report about the store as it was at `revision`.
+    pub fn of(row: &'d KeyRow, revision: i64) -> Self {
+        key_row(row, revision)
     }
 }
 
-fn key_row(row: &KeyRow) -> Key<'_> {
+fn key_row(row: &KeyRow, revision: i64) -> Key<'_> {
     Key {
         provider: row.id.provider,
         provider_version: row.id.provider_version,
@@ -317,6 +340,8 @@ fn key_row(row: &KeyRow) -> Key<'_> {
         residue: row.count.residue,
         oldest_revision: row.revisions.map(|(oldest, _)| oldest),
         newest_revision: row.revisions.map(|(_, newest)| newest),
+        age_revisions: row.age(revision),
+        writes: row.writes.map(|writes| Writes { at_least: writes.at_least, at_most: writes.at_most }),
         needed: row.needed(),
     }
 }
@@ -328,7 +353,18 @@ fn finding(row: &FindingRow) -> Finding<'_> {
         count: row.count,
         keys: row.keys.iter().map(|bytes| key(bytes).into_owned()).collect(),
         details: row.details.iter().map(|detail| harmless(detail).into_owned()).collect(),
+        together: row.together.iter().map(together).collect(),
         meaning: row.finding.meaning(),
         remedy: row.finding.remedy(),
+    }
+}
+
+fn together(group: &crate::audit::nonces::Together) -> Together {
+    let value =
+        |named: &crate::audit::nonces::Named| Value { key: key(&named.key).into_owned(), mod_revision: named.revision };
+    Together {
+        provider: group.provider,
+        key_name: harmless(&group.key_name).into_owned(),
+        values: group.values.iter().map(value).collect(),
     }
 }

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::audit::finding::Severity;
+use crate::audit::finding::{Finding, Severity};
 use crate::audit::gate::{Passage, droppable, read_whole};
 use crate::audit::run::Audit;
 use crate::audit::summary::KeyRow;
@@ -57,7 +57,7 @@ pub fn json(out: &mut dyn Write, audit: &Audit, facts: &SourceFacts, gates: &Gat
         path: harmless(&facts.path).into_owned(),
         verdict: audit.summary.answer.word(),
         read_whole: whole,
-        keys: audit.summary.keys.iter().map(Key::of).collect(),
+        keys: audit.summary.keys.iter().map(|row| Key::of(row, audit.revision)).collect(),
         gate: gate.collect(),
     };
     pretty(out, &document)
@@ -76,7 +76,8 @@ pub fn text(out: &mut dyn Write, audit: &Audit, facts: &SourceFacts, gates: &Gat
         true => overview(out, audit, paint)?,
         false => gates.iter().try_for_each(|(passage, stragglers)| gate(out, audit, passage, stragglers, paint))?,
     }
-    table::keys(out, &audit.summary.keys, paint)
+    table::keys(out, audit, paint)?;
+    worn(out, audit, paint)
 }
 
 fn overview(out: &mut dyn Write, audit: &Audit, paint: Paint) -> io::Result<()> {
@@ -102,6 +103,19 @@ fn overview(out: &mut dyn Write, audit: &Audit, paint: Paint) -> io::Result<()> 
     let needed: Vec<_> = audit.summary.keys.iter().filter(|row| row.needed() && row.in_config).collect();
     if !needed.is_empty() {
         writeln!(out, "[INFO] needed: {}", names(needed))?;
+    }
+    Ok(())
+}
+
+/// Keys of aesgcm that may have been used too often.
+fn worn(out: &mut dyn Write, audit: &Audit, paint: Paint) -> io::Result<()> {
+    for row in audit.summary.findings.iter().filter(|row| row.finding == Finding::GcmWriteLimit) {
+        writeln!(out)?;
+        for detail in &row.details {
+            let line = format!("[WARN] {}: {}", row.finding.id(), harmless(detail));
+            writeln!(out, "{}", paint.severity(row.finding.severity(), &line))?;
+        }
+        writeln!(out, "       -> {}", row.finding.remedy())?;
     }
     Ok(())
 }

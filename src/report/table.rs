@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use crate::audit::finding::Severity;
+use crate::audit::nonces::{Named, Together};
 use crate::audit::run::Audit;
-use crate::audit::summary::{Answer, FindingRow, KeyRow, Summary};
+use crate::audit::summary::{Answer, FindingRow, Summary};
 
 use super::json::SourceFacts;
 use super::paint::Paint;
@@ -42,7 +43,7 @@ pub fn write(
     source(out, audit, facts)?;
     coverage(out, &audit.summary, paint, width)?;
     if width == Width::Wide {
-        keys(out, &audit.summary.keys, paint)?;
+        keys(out, audit, paint)?;
     }
     findings(out, &audit.summary, paint, width)?;
     closing(out, audit, paint, width)
@@ -174,9 +175,21 @@ fn stored_as(provider: &str, key_name: &str) -> String {
 }
 
 /// Writes the table of keys.
-pub fn keys(out: &mut dyn Write, keys: &[KeyRow], paint: Paint) -> io::Result<()> {
-    let columns =
-        ["KEY", "KEY ID", "FINGERPRINT", "CONFIGURED", "WRITES", "ENTRIES", "HISTORY", "RESIDUE", "OLDEST", "NEWEST"];
+pub fn keys(out: &mut dyn Write, audit: &Audit, paint: Paint) -> io::Result<()> {
+    let keys = &audit.summary.keys;
+    let columns = [
+        "KEY",
+        "KEY ID",
+        "FINGERPRINT",
+        "CONFIGURED",
+        "WRITES",
+        "ENTRIES",
+        "HISTORY",
+        "RESIDUE",
+        "OLDEST",
+        "NEWEST",
+        "AGE",
+    ];
     let mut table = Grid::new(columns.to_vec());
     for row in keys {
         let revision = |revision: Option<i64>| revision.map_or(String::new(), |revision| revision.to_string());
@@ -191,11 +204,12 @@ pub fn keys(out: &mut dyn Write, keys: &[KeyRow], paint: Paint) -> io::Result<()
             grouped(row.count.residue),
             revision(row.revisions.map(|(oldest, _)| oldest)),
             revision(row.revisions.map(|(_, newest)| newest)),
+            revision(row.age(audit.revision)),
         ]);
     }
     if !keys.is_empty() {
         writeln!(out)?;
-        table.write(out, paint, 5)?;
+        table.write(out, paint, 6)?;
     }
     Ok(())
 }
@@ -228,17 +242,29 @@ fn finding(out: &mut dyn Write, row: &FindingRow, paint: Paint, width: Width) ->
     };
     writeln!(out, "{mark} {}: {count}{}", row.finding.id(), row.finding.meaning())?;
     let limit = if width == Width::Short { SHORT_KEYS } else { WIDE_KEYS };
-    for bytes in row.keys.iter().take(limit) {
+    // What only two values together show is told of both.
+    let keys = if row.together.is_empty() { row.keys.as_slice() } else { &[] };
+    for bytes in keys.iter().take(limit) {
         writeln!(out, "       {}", key(bytes))?;
+    }
+    for group in row.together.iter().take(limit) {
+        writeln!(out, "       {}", together(group))?;
     }
     for detail in row.details.iter().take(limit) {
         writeln!(out, "       {}", harmless(detail))?;
     }
-    let named = row.keys.len().min(limit) as u64;
+    let named = keys.len().min(limit) as u64;
     if row.count > named && named > 0 {
         writeln!(out, "       and {} more", grouped(row.count - named))?;
     }
     writeln!(out, "       -> {}", row.finding.remedy())
+}
+
+/// Values that share what they should not, in a line.
+fn together(group: &Together) -> String {
+    let value = |named: &Named| format!("{} at revision {}", key(&named.key), named.revision);
+    let values: Vec<_> = group.values.iter().map(value).collect();
+    format!("{}: {}", stored_as(group.provider, &group.key_name), values.join(", "))
 }
 
 fn closing(out: &mut dyn Write, audit: &Audit, paint: Paint, width: Width) -> io::Result<()> {

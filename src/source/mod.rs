@@ -34,7 +34,7 @@ pub const SCHEMA_FAULT: FaultKind = FaultKind::Content("schema");
 pub const FAULTS: [FaultKind; 3] = [REVISION_KEY_FAULT, RECORD_FAULT, SCHEMA_FAULT];
 
 /// Where a record stands among all records of the store. Places order as revisions do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     /// The leaf page, counted in key order.
     pub leaf: u32,

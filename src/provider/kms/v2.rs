@@ -191,6 +191,22 @@ impl<'v> Message<'v> {
     }
 }
 
+/// The encrypted data of a body and whether INFO stands before it, without looking at anything else: what cannot be an
+/// envelope may have some, too.
+pub fn encrypted_data(mut rest: &[u8]) -> Option<(&[u8], bool)> {
+    let (mut data, mut source_type) = (&[][..], 0);
+    while !rest.is_empty() {
+        let (number, value, behind) = wire::field(rest)?;
+        match (number, value) {
+            (1, Value::Bytes(bytes)) => data = bytes,
+            (5, Value::Varint(number)) => source_type = number as i32,
+            _ => {}
+        }
+        rest = behind;
+    }
+    Some((data, source_type == 1))
+}
+
 /// One entry of the map. Either half may be missing; then it is empty.
 fn annotation(mut rest: &[u8]) -> Result<(&str, &[u8]), EnvelopeError> {
     let (mut key, mut held) = ("", &[][..]);
