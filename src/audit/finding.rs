@@ -255,6 +255,11 @@ impl FindingSet {
         Self(self.0 | other.0)
     }
 
+    /// Whether anything is in both.
+    pub fn meets(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
     /// Whether the finding is in it.
     pub fn contains(self, finding: ValueFinding) -> bool {
         self.0 & (1 << finding as u8) != 0

@@ -64,12 +64,21 @@ pub struct Part {
 impl Merge {
     /// Begins with the first rows of each run.
     pub(super) fn new(file: File, runs: Vec<Run>) -> io::Result<Self> {
+        Self::begin(Arc::new(file), runs)
+    }
+
+    fn begin(file: Arc<File>, runs: Vec<Run>) -> io::Result<Self> {
         let runs = runs.into_iter().map(|run| Progress { run, begun: 0, taken: 0 }).collect();
-        let mut merge = Self { file: Arc::new(file), runs, ahead: BinaryHeap::new(), lower: None };
+        let mut merge = Self { file, runs, ahead: BinaryHeap::new(), lower: None };
         for run in 0..merge.runs.len() {
             merge.look_ahead(run)?;
         }
         Ok(merge)
+    }
+
+    /// The same rows from their beginning, for who reads them more than once.
+    pub fn again(&self) -> io::Result<Self> {
+        Self::begin(self.file.clone(), self.runs.iter().map(|progress| progress.run.clone()).collect())
     }
 
     /// The next part; none at the end. Its rows are not read yet.

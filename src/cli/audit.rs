@@ -1,5 +1,8 @@
 //! `atrest audit`: every value of a store against the configurations that should open it.
 
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
 use clap::{ValueEnum, value_parser};
 
 use crate::audit::classify::{State, Told};
@@ -7,6 +10,7 @@ use crate::audit::row::{RecordKind, Row};
 use crate::audit::run::{Audit, RowsWanted};
 use crate::audit::summary::Answer;
 use crate::kube::select::Selection;
+use crate::output::{Output, OutputError};
 use crate::report;
 use crate::report::table::Width;
 
@@ -32,8 +36,8 @@ pub struct Args {
     #[arg(long, short)]
     namespace: Vec<String>,
     /// The form of the answer
-    #[arg(long, short, value_enum, default_value_t = Output::Table)]
-    output: Output,
+    #[arg(long, short, value_enum, default_value_t = Form::Table)]
+    output: Form,
     /// With csv and jsonl: older revisions and deletions too
     #[arg(long)]
     history: bool,
@@ -46,6 +50,12 @@ pub struct Args {
     /// From which severity on the exit code is 1
     #[arg(long, value_enum, default_value_t = FailOn::Error)]
     fail_on: FailOn,
+    /// Also write what to do about every finding into this file: a script for bash in which every command is a comment
+    #[arg(long, value_name = "FILE")]
+    remedy: Option<PathBuf>,
+    /// With --remedy: replace a file that is there
+    #[arg(long, requires = "remedy")]
+    force: bool,
     /// Look at the store as it was at this revision
     #[arg(long, value_name = "REVISION", value_parser = value_parser!(i64).range(1..))]
     revision: Option<i64>,
@@ -57,12 +67,13 @@ Examples:
   age -d backup.age | atrest audit - -c encryption-config.yaml
   atrest audit snapshot.db -c config.yaml secrets,configmaps -n prod
   atrest audit snapshot.db -c config.yaml -o csv --only unreadable > unreadable.csv
+  atrest audit snapshot.db -c config.yaml --remedy remedy.sh
   atrest audit snapshot.db -c kube.yaml -c openshift.yaml -c oauth.yaml
 
 Without -c it says what is stored, and judges nothing.";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
+enum Form {
     /// For a person, at most a screen
     Table,
     /// For a person, everything: by namespace, keys, all findings
@@ -109,19 +120,20 @@ impl Only {
 
 /// Runs the command.
 pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
-    let rows = matches!(args.output, Output::Csv | Output::Jsonl);
+    let rows = matches!(args.output, Form::Csv | Form::Jsonl);
     if !rows && (args.only.is_some() || args.history || args.residue) {
         return Err(Failure::usage("--only, --history and --residue are about rows").hint("add -o csv or -o jsonl"));
     }
+    let script = args.remedy.as_deref().map(|path| begin(args, path)).transpose()?;
     let selection = Selection::parse(&args.selection).map_err(|error| Failure::usage(error.to_string()))?;
     let judged = judge(&args.judge, global, "auditing", |options| {
         options.revision = args.revision;
         options.namespaces = args.namespace.clone();
         options.selection = selection;
         options.rows = match rows {
-            false => RowsWanted::None,
-            true if args.residue => RowsWanted::Residue,
+            _ if args.residue || args.remedy.is_some() => RowsWanted::Residue,
             true => RowsWanted::Tree,
+            false => RowsWanted::None,
         };
     })?;
     let (mut audit, facts) = match judged {
@@ -131,14 +143,37 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     let exit = exit(&audit, args.fail_on);
     let scope = scope(args);
     let scope = scope.as_deref();
-    let rows = audit.rows.take();
+    let all = audit.rows.take();
+    if let (Some(script), Some(all)) = (script, &all) {
+        finish(script, |out| report::remedy::write(out, &audit, &facts, scope, &mut || all.again()))?;
+    }
+    let rows = all.filter(|_| rows);
     print(exit, |out| match (args.output, rows) {
-        (Output::Csv, Some(rows)) => report::csv::write(out, rows, &audit.context, &|row| wanted(args, row)),
-        (Output::Jsonl, Some(rows)) => report::jsonl::write(out, rows, &audit.context, &|row| wanted(args, row)),
-        (Output::Json, _) => report::json::write(out, &audit, &facts, scope),
-        (Output::Wide, _) => report::table::write(out, &audit, &facts, scope, paint(), Width::Wide),
+        (Form::Csv, Some(rows)) => report::csv::write(out, rows, &audit.context, &|row| wanted(args, row)),
+        (Form::Jsonl, Some(rows)) => report::jsonl::write(out, rows, &audit.context, &|row| wanted(args, row)),
+        (Form::Json, _) => report::json::write(out, &audit, &facts, scope),
+        (Form::Wide, _) => report::table::write(out, &audit, &facts, scope, paint(), Width::Wide),
         _ => report::table::write(out, &audit, &facts, scope, paint(), Width::Short),
     })
+}
+
+/// Begins the script of remedies, so that a name that cannot be had is told before the work.
+fn begin(args: &Args, path: &Path) -> Result<Output, Failure> {
+    let source = match args.judge.source.source.as_path() {
+        source if source == Path::new("-") => Path::new("/dev/stdin"),
+        source => source,
+    };
+    let inputs = args.judge.config.config.iter().map(PathBuf::as_path).chain([source]);
+    let output = Output::create(path, args.force, &inputs.collect::<Vec<_>>());
+    output.map_err(|error| Failure::from(error).about(&path.to_string_lossy()))
+}
+
+/// Writes the script and gives it its name.
+fn finish(script: Output, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
+    let mut out = BufWriter::new(script.file());
+    let written = write(&mut out).and_then(|()| out.flush());
+    drop(out);
+    written.map_err(OutputError::Write).and_then(|()| script.commit()).map_err(Failure::from)
 }
 
 fn wanted(args: &Args, row: &Row<'_>) -> bool {

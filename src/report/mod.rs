@@ -11,8 +11,10 @@ pub mod json;
 pub mod jsonl;
 pub mod keys;
 pub mod paint;
+pub mod remedy;
 pub mod rewrite;
 pub mod row;
+pub mod shell;
 pub mod table;
 pub mod text;
 

@@ -6,14 +6,17 @@ mod damage;
 mod etcdutl;
 mod fit;
 mod fixtures;
+mod hygiene;
 mod keys;
 mod layers;
+mod made;
 #[cfg(feature = "kms")]
 mod minting;
 mod output;
 #[cfg(feature = "kms")]
 mod plugins;
 mod program;
+mod remedy;
 #[cfg(feature = "kms")]
 mod rewrite_kms;
 mod selection;

@@ -174,6 +174,27 @@ impl Server {
         self.put_with(key.as_ref(), value, &[]);
     }
 
+    /// Stores a value under a key of any bytes, both of which a transaction can say.
+    pub fn put_any(&self, key: &[u8], value: &[u8]) {
+        let quoted = |bytes: &[u8]| bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect::<String>();
+        let transaction = format!("\nput -- \"{}\" \"{}\"\n\n\n", quoted(key), quoted(value));
+        let mut command = self.etcdctl(&["txn"]);
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("etcdctl starts");
+        process.stdin.take().expect("a pipe").write_all(transaction.as_bytes()).expect("etcdctl reads");
+        let done = process.wait_with_output().expect("etcdctl ends");
+        assert!(done.status.success() && String::from_utf8_lossy(&done.stdout).contains("SUCCESS"), "{transaction}");
+    }
+
+    /// Runs a script of bash whose etcdctl is the one of this release, told to speak to this server.
+    pub fn run_script(&self, path: &Path) {
+        let mut command = without_settings(Command::new("bash"));
+        let programs = self.release.program("etcdctl");
+        let folder = programs.parent().expect("a folder of programs");
+        let path_variable = format!("{}:{}", folder.display(), env::var("PATH").unwrap_or_default());
+        command.arg(path).env("PATH", path_variable).env("ETCDCTL_ENDPOINTS", format!("127.0.0.1:{}", self.port));
+        output(command);
+    }
+
     /// Stores a value that goes when a lease ends, which is not before the test does. Gives the lease's id.
     pub fn put_with_lease(&self, key: &str, value: &[u8]) -> String {
         let granted = output(self.etcdctl(&["lease", "grant", "86400"]));
