@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use tempfile::TempDir;
 
-use super::made::{Put, store};
+use super::made::{Put, secret, secret_key, store};
 use super::program::{KUBEADM, argument, atrest, audit, cell, kubeadm, private, temporary, testdata};
 use super::servers::{Release, Server};
 
@@ -116,7 +116,10 @@ fn openshifts_own_way_of_rewriting_is_told_where_the_store_is_openshifts() {
 #[test]
 fn a_group_has_its_version_from_the_api_server() {
     let folder = temporary();
-    let puts = [Put::new(2, "/registry/stable.example.com/widgets/default/w", UNREADABLE)];
+    let puts = [
+        Put::new(2, secret_key("a"), secret("a", "eA==")),
+        Put::new(3, "/registry/stable.example.com/widgets/default/w", UNREADABLE),
+    ];
     let path = store(&folder, "store.db", &puts, &[]);
     let text = script(&folder, &path, &[]);
     let run = uncommented(&text, |command| command.starts_with("kubectl delete"));
@@ -159,15 +162,10 @@ fn exactly_the_bytes_of_a_key_arrive() {
 fn a_real_etcd_loses_these_keys_and_no_others() {
     for release in Release::ALL {
         let server = Server::start(release);
-        let bystanders: [&[u8]; 5] = [
-            b"/registry/secrets/default/line",
-            b"/registry/secrets/default/\\x41",
-            b"/registry/secrets/default/nul",
-            b"/registry/secrets/default/with",
-            b"/registry/secrets/default/A",
-        ];
-        for key in bystanders {
-            server.put(key, br#"{"kind":"Event"}"#);
+        // What a key would be whose quoting went wrong.
+        let bystanders = ["line", "x41", "A", "nul", "with", "it", "double", "feed"];
+        for name in bystanders {
+            server.put(secret_key(name), &secret(name, "eA=="));
         }
         for key in KEYS {
             server.put_any(key, UNREADABLE);
@@ -178,7 +176,7 @@ fn a_real_etcd_loses_these_keys_and_no_others() {
         let path = private(&folder, "run.sh", run.as_bytes());
         server.run_script(path.as_ref());
         let left: BTreeSet<_> = server.all().iter().map(|kv| STANDARD.decode(&kv.key).unwrap()).collect();
-        assert_eq!(left, bystanders.iter().map(|key| key.to_vec()).collect(), "{release:?}");
+        assert_eq!(left, bystanders.iter().map(|name| secret_key(name).into_bytes()).collect(), "{release:?}");
     }
 }
 
