@@ -7,13 +7,13 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use crate::kube::key::Roots;
+use crate::kube::key::{Address, Roots};
 use crate::provider::kms::{DekRequest, DekTable, OwnedDekRequest};
 use crate::provider::prefix::{self, Form, SealedKind};
-use crate::source::Record;
 use crate::source::residue::Stray;
 use crate::source::scan::Visitor;
-use crate::source::snapshot::{PassOptions, ReadError, Snapshot};
+use crate::source::snapshot::{Outline, PassOptions, ReadError, Snapshot};
+use crate::source::{PageFile, Record};
 
 use super::rules::{ChainRef, Guard, Rules};
 use super::survey;
@@ -57,17 +57,19 @@ pub fn collect(
     roots: Option<Roots>,
     pass: PassOptions<'_>,
 ) -> Result<Vec<Requests>, ReadError> {
-    let roots = Arc::new(match roots {
-        Some(roots) => roots,
-        None => survey::roots(snapshot, pass)?,
-    });
-    let pass = PassOptions { digest: false, ..pass };
-    let files: Vec<_> = rules.candidates().map(|chain| rules.file_of(chain)).collect();
-    let collector = |_: &()| Collector { rules, files: &files, roots: roots.clone(), distinct: Distinct::default() };
-    let pass = snapshot.pass(pass, |_, _| (), collector)?;
+    let given = roots.is_some();
+    let (visitors, unlisted) = read(snapshot, rules, roots, pass)?;
+    let visitors = match unlisted && !given {
+        false => visitors,
+        // A root was not among the sampled keys, so that its values were passed over.
+        true => {
+            let roots = survey::roots(snapshot, pass)?;
+            read(snapshot, rules, Some(roots), pass)?.0
+        }
+    };
     let mut all: Vec<HashMap<OwnedDekRequest, u64>> = rules.files().map(|_| HashMap::new()).collect();
-    for collector in pass.visitors {
-        for (file, request, values) in collector.distinct.buckets.into_values().flatten() {
+    for distinct in visitors {
+        for (file, request, values) in distinct.buckets.into_values().flatten() {
             if let Some(requests) = all.get_mut(file) {
                 *requests.entry(request).or_default() += values;
             }
@@ -81,16 +83,42 @@ pub fn collect(
     Ok(all.into_iter().map(sorted).collect())
 }
 
+/// Reads the file once, with the roots of a sample where none are given. Says also whether a key looks like an object's
+/// below a root that is not among them.
+fn read(
+    snapshot: &mut Snapshot,
+    rules: &Rules,
+    roots: Option<Roots>,
+    pass: PassOptions<'_>,
+) -> Result<(Vec<Distinct>, bool), ReadError> {
+    let pass = PassOptions { digest: false, ..pass };
+    let files: Vec<_> = rules.candidates().map(|chain| rules.file_of(chain)).collect();
+    let given = roots.map(Arc::new);
+    let prepare = |file: &PageFile, outline: &Outline| {
+        given.clone().unwrap_or_else(|| Arc::new(survey::sampled_roots(file, outline)))
+    };
+    let collector = |roots: &Arc<Roots>| {
+        let distinct = Distinct::default();
+        Collector { rules, files: &files, roots: roots.clone(), distinct, unlisted: false }
+    };
+    let visitors = snapshot.pass(pass, prepare, collector)?.visitors;
+    let unlisted = visitors.iter().any(|collector| collector.unlisted);
+    Ok((visitors.into_iter().map(|collector| collector.distinct).collect(), unlisted))
+}
+
 struct Collector<'c> {
     rules: &'c Rules,
     files: &'c [Option<usize>],
     roots: Arc<Roots>,
     distinct: Distinct,
+    unlisted: bool,
 }
 
 impl Visitor for Collector<'_> {
     fn record(&mut self, record: &Record<'_>) {
-        self.value(record.kv.key, record.kv.value);
+        let key = record.kv.key;
+        self.unlisted |= self.roots.locate(key) == Address::Foreign && self.roots.unlisted(key);
+        self.value(key, record.kv.value);
     }
 
     const STRAYS: bool = true;
