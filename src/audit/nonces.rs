@@ -280,8 +280,8 @@ impl Met {
         });
         let groups: Vec<_> = groups.into_iter().flatten().collect();
         let found: Vec<_> = groups.par_iter().map(|spots| Group::of(spots, again)).collect();
-        let shared = |part: fn(&Group) -> &Part| Shared::of(found.iter().map(part));
-        Repeats { reused: shared(|group| &group.reused), copied: shared(|group| &group.copied) }
+        let (reused, copied): (Vec<_>, Vec<_>) = found.into_iter().map(|group| (group.reused, group.copied)).unzip();
+        Repeats { reused: Shared::of(reused), copied: Shared::of(copied) }
     }
 }
 
@@ -343,20 +343,38 @@ struct Group {
     copied: Part,
 }
 
+/// Values of a group that share what they should not: the first ones by name, of the others what counts and marks them.
 #[derive(Default)]
 struct Part {
-    values: BTreeSet<(Named, Spot)>,
     provider: &'static str,
     key_name: String,
+    values: BTreeSet<Named>,
+    first_keys: BTreeSet<Vec<u8>>,
+    keys: HashSet<u128>,
+    in_tree: HashSet<Place>,
+    outside: BTreeSet<(Vec<u8>, i64)>,
 }
 
 impl Part {
-    fn add(&mut self, value: &Value, provider: &'static str, key_name: &str) {
-        if self.values.is_empty() {
+    fn add(&mut self, value: &Value, again: &Again<'_>, provider: &'static str, key_name: &str) {
+        let Named { key, revision } = &value.named;
+        let is_new = match value.spot.place() {
+            Ok(place) => self.in_tree.insert(place),
+            Err(_) => self.outside.insert((key.clone(), *revision)),
+        };
+        if !is_new {
+            return;
+        }
+        if self.keys.is_empty() {
             self.provider = provider;
             key_name.clone_into(&mut self.key_name);
         }
-        self.values.insert((value.named.clone(), value.spot));
+        self.keys.insert(again.key.digest(key));
+        keep_first(&mut self.first_keys, key);
+        self.values.insert(value.named.clone());
+        if self.values.len() > NAMED {
+            self.values.pop_last();
+        }
     }
 }
 
@@ -373,14 +391,14 @@ impl Group {
                 let first = of_ciphertext.entry((kind, again.key.digest(&ciphertext)));
                 let first = first.or_insert_with(|| value.brief());
                 if first.named.key != value.named.key {
-                    group.copied.add(first, kind.provider(), key_name);
-                    group.copied.add(&value, kind.provider(), key_name);
+                    group.copied.add(first, again, kind.provider(), key_name);
+                    group.copied.add(&value, again, kind.provider(), key_name);
                 }
                 let Some(owner) = owner else { return };
                 let first = of_owner.entry(owner).or_insert_with(|| value.copy());
                 if reused(first, &value) {
-                    group.reused.add(first, kind.provider(), key_name);
-                    group.reused.add(&value, kind.provider(), key_name);
+                    group.reused.add(first, again, kind.provider(), key_name);
+                    group.reused.add(&value, again, kind.provider(), key_name);
                 }
             });
         }
@@ -484,24 +502,16 @@ fn request<'v>(sealed: &Sealed<'v>, name: &'v [u8]) -> Option<DekRequest<'v>> {
 }
 
 impl Shared {
-    fn of<'g>(parts: impl Iterator<Item = &'g Part>) -> Self {
+    fn of(parts: Vec<Part>) -> Self {
         let mut shared = Self::default();
-        let (mut keys, mut first) = (HashSet::new(), BTreeSet::new());
-        let mut groups = BTreeSet::new();
-        for part in parts.filter(|part| !part.values.is_empty()) {
-            for (named, spot) in &part.values {
-                keep_first(&mut first, &named.key);
-                keys.insert(named.key.as_slice());
-                match spot.place() {
-                    Ok(place) => shared.in_tree.push(place),
-                    Err(_) => shared.outside.push((named.key.clone(), named.revision)),
-                }
-            }
-            groups.insert(Together {
-                values: part.values.iter().take(NAMED).map(|(named, _)| named.clone()).collect(),
-                provider: part.provider,
-                key_name: part.key_name.clone(),
-            });
+        let (mut keys, mut first, mut groups) = (HashSet::new(), BTreeSet::new(), BTreeSet::new());
+        for part in parts.into_iter().filter(|part| !part.keys.is_empty()) {
+            keys.extend(part.keys);
+            part.first_keys.iter().for_each(|key| keep_first(&mut first, key));
+            shared.in_tree.extend(part.in_tree);
+            shared.outside.extend(part.outside);
+            let values = part.values.into_iter().collect();
+            groups.insert(Together { values, provider: part.provider, key_name: part.key_name });
             if groups.len() > NAMED {
                 groups.pop_last();
             }

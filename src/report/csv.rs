@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use csv::{Terminator, Writer, WriterBuilder};
 
+use crate::audit::finding::FindingSet;
 use crate::audit::merge::Merge;
 use crate::audit::row::{RecordKind, Row};
 use crate::audit::run::Context;
@@ -38,9 +39,9 @@ const REMEMBERED_CLASSES: usize = 4096;
 #[derive(Default)]
 struct Lines {
     shared: Vec<Shared>,
-    numbers: HashMap<(u32, RecordKind), usize>,
+    numbers: HashMap<(u32, RecordKind, FindingSet), usize>,
     /// The class and kind of the last row, and their number: most rows are like the one before.
-    last: Option<((u32, RecordKind), usize)>,
+    last: Option<((u32, RecordKind, FindingSet), usize)>,
 }
 
 /// Columns as they stand in the text.
@@ -101,7 +102,9 @@ impl Lines {
 
     /// The number of what the row shares with others.
     fn number(&mut self, row: &Row<'_>) -> io::Result<usize> {
-        let class = (row.class, row.record);
+        // Some findings are of single records and not of their class.
+        let findings = row.verdict.as_ref().map(|verdict| verdict.findings).unwrap_or_default();
+        let class = (row.class, row.record, findings);
         if let Some((_, number)) = self.last.filter(|(last, _)| *last == class) {
             return Ok(number);
         }

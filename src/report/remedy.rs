@@ -17,14 +17,16 @@ use super::shell::{go_string, url_segment, word};
 use super::text::{grouped, harmless, key};
 
 /// What no key opens, or what opens and cannot be decoded: no API server serves it, whatever is configured.
-const LOST: [ValueFinding; 6] = [
+const LOST: [ValueFinding; 5] = [
     ValueFinding::UnknownKey,
     ValueFinding::WrongKey,
     ValueFinding::Malformed,
-    ValueFinding::Kms,
     ValueFinding::NotAnObject,
     ValueFinding::Unrecognised,
 ];
+
+/// What a KMS plugin does not open: perhaps it is only down.
+const CLOSED: [ValueFinding; 1] = [ValueFinding::Kms];
 
 /// What goes away when the object is written anew, some of it after the key was changed.
 const REWRITTEN: [ValueFinding; 5] = [
@@ -68,6 +70,7 @@ pub fn write(
     script.head(scope)?;
     script.summary()?;
     script.lost(rows)?;
+    script.closed(rows)?;
     script.looked_at(rows)?;
     script.rewritten(rows)?;
     script.left_behind(rows)?;
@@ -176,7 +179,7 @@ impl Script<'_> {
             "What no API server can read: restore it from a backup, find its key, or delete it.",
             "",
             "Deleting loses the object for good, skips finalizers and admission, and may break what relies on it. Look for",
-            "the missing key first. Of the two commands run one:",
+            "the missing key first. Of the two commands one is enough:",
             "",
             "* kubectl asks the API server, which refuses where it can read the object after all. It needs Kubernetes 1.32;",
             "  up to 1.36 the feature gate AllowUnsafeMalformedObjectDeletion of kube-apiserver must be set (off unless said",
@@ -184,9 +187,28 @@ impl Script<'_> {
             "  Never try it with a dry run: up to 1.36 that deletes all the same.",
             "* etcdctl deletes the key itself, in any release.",
         ])?;
-        let wanted = set(&LOST);
+        self.deletions(rows, set(&LOST), FindingSet::default())
+    }
+
+    fn closed(&mut self, rows: &mut Rows<'_>) -> io::Result<()> {
+        if !self.has(&CLOSED) {
+            return Ok(());
+        }
+        self.heading(&[
+            "What its KMS plugin does not open.",
+            "",
+            "Make the plugin work, and the key in the KMS available again, and audit once more with --kms. Only what is known to be",
+            "lost for good is deleted, in one of two ways (kubectl from Kubernetes 1.32 on, up to 1.36 with the feature gate",
+            "AllowUnsafeMalformedObjectDeletion, with the verb unsafe-delete-ignore-read-errors, never as a dry run; or etcdctl).",
+        ])?;
+        self.deletions(rows, set(&CLOSED), set(&LOST))
+    }
+
+    /// All objects with a finding, each with the commands that delete it; without those that were told before.
+    fn deletions(&mut self, rows: &mut Rows<'_>, wanted: FindingSet, told: FindingSet) -> io::Result<()> {
         each(rows()?, self.audit, |row, verdict| {
-            if row.record != RecordKind::Entry || !verdict.findings.meets(wanted) {
+            let wants = verdict.findings.meets(wanted) && !verdict.findings.meets(told);
+            if row.record != RecordKind::Entry || !wants {
                 return Ok(());
             }
             writeln!(self.out)?;

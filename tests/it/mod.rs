@@ -9,6 +9,7 @@ mod fixtures;
 mod hygiene;
 mod keys;
 mod layers;
+mod leftovers;
 mod made;
 #[cfg(feature = "kms")]
 mod minting;
