@@ -226,7 +226,10 @@ impl<'v> Verdict<'v> {
         let Some(prepared) = rules.chain(chain) else { return };
         let answer = prepared.open(key, value, deks.of(chain), scratch);
         if let (Form::Sealed(sealed), Some(name)) = (form, prepared.settled_name(value, &answer)) {
-            self.kms_key_id = kms_key_id(sealed, Some(name.as_bytes()));
+            // The guess was right, nearly always, and then the envelope was looked into already.
+            if self.key_name.as_deref() != Some(name.as_bytes()) {
+                self.kms_key_id = kms_key_id(sealed, Some(name.as_bytes()));
+            }
             self.key_name = Some(Cow::Borrowed(name.as_bytes()));
         }
         match answer {

@@ -16,7 +16,6 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use rayon::prelude::*;
 
-use crate::etcd::KeyValue;
 use crate::kube::key::Roots;
 use crate::provider::kms::{DekRequest, OwnedDekRequest, dek_request};
 use crate::provider::nonce::{TAG_BYTES, longest_name, split};
@@ -26,7 +25,7 @@ use crate::source::residue::{Stray, record_at};
 use crate::source::scan::Visitor;
 use crate::source::snapshot::{Outline, PassOptions, ReadError, Snapshot};
 use crate::source::trace::TraceKey;
-use crate::source::{PageFile, Place, Record};
+use crate::source::{KeyValue, PageFile, Place, Record};
 
 use super::classify::{Told, Verdict, judge};
 use super::deks::Deks;

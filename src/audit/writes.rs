@@ -9,8 +9,8 @@
 
 use std::collections::HashMap;
 
-use crate::etcd::KeyValue;
 use crate::provider::prefix::SealedKind;
+use crate::source::KeyValue;
 use crate::source::trace::TraceKey;
 
 use super::class::Table;

@@ -18,10 +18,10 @@ pub use snapshot::Snapshot;
 
 pub use crate::bbolt::leaves::Depth;
 pub use crate::bbolt::{Fault, FaultKind, Faults, PageFile};
-pub use crate::etcd::Revision;
 pub use crate::etcd::meta::StoreMeta;
+pub use crate::etcd::{KeyValue, Revision};
 
-use crate::etcd::{KeyValue, RevisionKey};
+use crate::etcd::RevisionKey;
 
 /// A key of the `key` bucket that is no revision.
 pub const REVISION_KEY_FAULT: FaultKind = FaultKind::Content("revision-key");
