@@ -12,6 +12,7 @@
 
 mod base64;
 mod build;
+pub mod change;
 mod complaint;
 mod decode;
 mod endpoint;
