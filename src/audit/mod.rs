@@ -13,6 +13,7 @@ pub mod finding;
 pub mod fit;
 pub mod gate;
 pub mod keys;
+pub mod loss;
 pub mod merge;
 pub mod nonces;
 mod pile;

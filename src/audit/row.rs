@@ -10,6 +10,7 @@ use super::class::TOMBSTONE;
 use super::classify::{State, Told};
 use super::finding::FindingSet;
 use super::rows::{RESIDUE, RawRow};
+use super::rules::KeyRef;
 use super::run::Context;
 use super::summary::provider_of;
 
@@ -98,6 +99,8 @@ pub struct RowVerdict<'r> {
     pub readable: Told,
     /// What opened it.
     pub opened_by: Option<Label<'r>>,
+    /// The same by its place in the configuration.
+    pub opener: Option<KeyRef>,
     /// What would be written now.
     pub expected: Option<Label<'r>>,
     /// Whether it is not what would be written now.
@@ -127,6 +130,7 @@ impl Context {
             encoding: raw.encoding,
             readable: class.readable,
             opened_by: class.opened_by.and_then(|key| self.rules.label(key)),
+            opener: class.opened_by,
             expected: class.guard.and_then(|chain| self.rules.chain(chain)).map(|chain| chain.writer()),
             stale: class.stale,
             findings: match record {

@@ -16,6 +16,10 @@ use super::output::print;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Check(CheckArgs),
+    Keygen(super::change::KeygenArgs),
+    Rotate(super::change::RotateArgs),
+    Enable(super::change::EnableArgs),
+    Disable(super::change::DisableArgs),
 }
 
 /// Would the newest kube-apiserver start with it, and what should worry you although it would?
@@ -52,8 +56,17 @@ enum Output {
 }
 
 /// Runs the command.
-pub fn run(command: &Command, _global: &GlobalArgs) -> Result<Exit, Failure> {
-    let Command::Check(args) = command;
+pub fn run(command: &Command, global: &GlobalArgs) -> Result<Exit, Failure> {
+    match command {
+        Command::Check(args) => check(args),
+        Command::Keygen(args) => super::change::keygen(args),
+        Command::Rotate(args) => super::change::rotate(args, global),
+        Command::Enable(args) => super::change::enable(args, global),
+        Command::Disable(args) => super::change::disable(args, global),
+    }
+}
+
+fn check(args: &CheckArgs) -> Result<Exit, Failure> {
     let name = args.config.to_string_lossy();
     let contents = config::read_file(&args.config);
     let contents = contents.map_err(|error| Failure::input(error.to_string()).about(&name))?;

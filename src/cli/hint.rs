@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use crate::audit::run::AuditError;
 use crate::bbolt::OpenError;
 use crate::config::Conflict;
+use crate::config::change::{ChangeError, Note};
 use crate::output::OutputError;
 use crate::source::check::CheckError;
 use crate::source::container::ContainerError;
@@ -34,6 +35,11 @@ impl Failure {
     /// A write that is refused or failed.
     pub fn refused(message: impl Into<String>) -> Self {
         Self { exit: Exit::Refused, message: message.into(), hint: None }
+    }
+
+    /// A gate that says no.
+    pub fn gate(message: impl Into<String>) -> Self {
+        Self { exit: Exit::Findings, message: message.into(), hint: None }
     }
 
     /// Adds what to do next.
@@ -121,6 +127,53 @@ impl From<Conflict> for Failure {
     fn from(conflict: Conflict) -> Self {
         Self::input(conflict.to_string()).hint("give one file for each API server, all of the same moment")
     }
+}
+
+impl From<ChangeError> for Failure {
+    fn from(error: ChangeError) -> Self {
+        let message = crate::report::text::harmless(&error.to_string()).into_owned();
+        match error {
+            ChangeError::Refused(_) => {
+                Self::input(message).hint("mend that first; `atrest config check` lists every complaint with its line")
+            }
+            ChangeError::Unfit(_) | ChangeError::Randomness(_) => Self::refused(message),
+            ChangeError::Nothing(_, notes) => {
+                let hints: Vec<_> = notes.iter().map(note_words).collect();
+                let failure = Self::usage(message);
+                if hints.is_empty() { failure } else { failure.hint(hints.join("\nhint: ")) }
+            }
+            ChangeError::Ambiguous { .. } => Self::usage(message).hint("say which one: --name NAME"),
+            ChangeError::LooksOlder { .. } => Self::usage(message).hint("if it shall write all the same: --name NAME"),
+            ChangeError::NameForSeveral(_) => {
+                Self::usage(message).hint("leave --name out, or rotate one after the other: --key OLD --name NEW")
+            }
+            ChangeError::WhichResources => {
+                Self::usage(message).hint("name them: --resource RESOURCE; what writes plaintext may do so on purpose")
+            }
+            ChangeError::UnknownResource(_) => Self::usage(message)
+                .hint("add it to the `resources` of an entry, or an entry of its own with `identity: {}`"),
+            ChangeError::UnknownName(_) | ChangeError::BadName(..) => Self::usage(message),
+        }
+    }
+}
+
+/// Why something was left as it is, and what to do about it.
+pub(crate) fn note_words(note: &Note) -> String {
+    let words = match note {
+        Note::WritesPlaintext => {
+            "some resources are written as plaintext; `atrest config enable` begins to encrypt them".to_owned()
+        }
+        Note::WritesWithKms { name, is_v1: false } => format!(
+            "kms/{name}: its keys rotate in the plugin, not here: let the plugin use a new key, wait until every API server \
+             shows the new key id, then write every object anew; --provider moves to a key of the file instead"
+        ),
+        Note::WritesWithKms { name, is_v1: true } => format!(
+            "kms/{name}: its keys rotate in the plugin, and KMS v1 tells nobody when they did; KMS v1 is deprecated: put a \
+             provider with `apiVersion: v2` first, or move to a key of the file with --provider"
+        ),
+        Note::WritesAlready { key } => format!("{key} writes already"),
+    };
+    crate::report::text::harmless(&words).into_owned()
 }
 
 impl From<OutputError> for Failure {

@@ -7,10 +7,11 @@ use clap::Args;
 #[cfg(not(feature = "kms"))]
 use crate::audit::deks::Deks;
 use crate::audit::rules::Rules;
-use crate::audit::run::{Audit, Options, audit};
+use crate::audit::run::{Audit, Options, RowsWanted, audit};
 use crate::config::{self, ApiServers, Configuration};
 use crate::kube::key::Roots;
 use crate::report::json::SourceFacts;
+use crate::source::Snapshot;
 use crate::source::snapshot::PassOptions;
 
 use super::Failure;
@@ -59,15 +60,40 @@ pub fn judge(
     };
     #[cfg(not(feature = "kms"))]
     let deks = Deks::default();
+    let mut options = Options { roots, deks, log_beside, ..Options::default() };
+    shape(&mut options);
     let digest = !args.source.no_digest;
+    let audit = pass(&mut snapshot, &facts, rules, options, (digest, global, message))?;
+    Ok(Judged::Audited(Box::new(audit), facts))
+}
+
+/// Audits a store by rules that were made already, and asks no plugin.
+pub fn judge_by(
+    rules: Rules,
+    source: &SourceArgs,
+    etcd_prefix: &[String],
+    global: &GlobalArgs,
+    rows: RowsWanted,
+) -> Result<(Audit, SourceFacts), Failure> {
+    let OpenSource { mut snapshot, facts, log_beside } = open(source, global)?;
+    let roots = (!etcd_prefix.is_empty()).then(|| Roots::given(etcd_prefix));
+    let options = Options { roots, log_beside, rows, ..Options::default() };
+    let audit = pass(&mut snapshot, &facts, rules, options, (!source.no_digest, global, "reading"))?;
+    Ok((audit, facts))
+}
+
+fn pass(
+    snapshot: &mut Snapshot,
+    facts: &SourceFacts,
+    rules: Rules,
+    options: Options<'_>,
+    (digest, global, message): (bool, &GlobalArgs, &'static str),
+) -> Result<Audit, Failure> {
     let reads = if digest { 2 } else { 1 };
     let progress = Progress::bytes(global, message, reads * snapshot.pages().file_bytes());
     let pass = PassOptions { digest, threads: 0, progress: &|bytes| progress.add(bytes) };
-    let mut options = Options { pass, roots, deks, log_beside, ..Options::default() };
-    shape(&mut options);
-    let outcome = audit(&mut snapshot, rules, &options);
-    let audit = outcome.map_err(|error| Failure::from(error).about(&facts.path))?;
-    Ok(Judged::Audited(Box::new(audit), facts))
+    let outcome = audit(snapshot, rules, &Options { pass, ..options });
+    outcome.map_err(|error| Failure::from(error).about(&facts.path))
 }
 
 /// Loads the configurations and prepares their chains.

@@ -4,6 +4,7 @@
 
 mod args;
 mod audit;
+mod change;
 mod check;
 mod completion;
 mod config;
@@ -14,9 +15,11 @@ mod judge;
 mod keys;
 #[cfg(feature = "kms")]
 mod kms;
+mod losses;
 mod man;
 #[cfg(feature = "kms")]
 mod minting;
+mod next;
 mod output;
 mod progress;
 mod rewrite;
@@ -56,7 +59,8 @@ Examples:
   atrest fit snapshot.db /backup/*/encryption-config.yaml
   atrest check snapshot.db
   atrest rewrite snapshot.db -c current.yaml --to target.yaml -o rotated.db
-  atrest config check encryption-config.yaml";
+  atrest config check encryption-config.yaml
+  atrest config rotate encryption-config.yaml --stage prepare -o prepared.yaml";
 
 #[derive(Debug, Subcommand)]
 enum Command {

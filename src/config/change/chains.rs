@@ -6,8 +6,9 @@ use crate::kube::resource::GroupResource;
 use crate::provider::spec::{KmsSpec, NamedKey, ProviderSpec};
 
 use super::super::Configuration;
+use super::find::own_keys;
 use super::fresh::{Item, KeyKind};
-use super::plan::{Plan, Slot, own_keys};
+use super::plan::{Plan, Slot};
 use super::{Stage, Step};
 
 /// One thing that opens values.

@@ -120,7 +120,7 @@ pub(super) fn fresh_key(name: String) -> Result<NamedKey, ChangeError> {
 
 /// Whether a name can be given to a new key: one that needs no quoting anywhere, and no `:`, which ends the name in a
 /// stored value.
-pub fn valid_name(name: &str) -> Result<(), ChangeError> {
+pub(super) fn valid_name(name: &str) -> Result<(), ChangeError> {
     let bad = |why| Err(ChangeError::BadName(name.to_owned(), why));
     if name.is_empty() || name.len() > NAME_LIMIT_BYTES {
         return bad("a name has 1 to 253 characters");

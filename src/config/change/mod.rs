@@ -12,6 +12,7 @@
 mod chains;
 mod edit;
 mod emit;
+mod find;
 mod fresh;
 mod outline;
 mod plan;
@@ -29,7 +30,7 @@ use super::complaint::Complaint;
 use super::tree::{Node, Value};
 use super::{Check, Configuration};
 
-pub use fresh::{KeyKind, fresh_configuration, fresh_key_entry, valid_name};
+pub use fresh::{KeyKind, fresh_configuration, fresh_key_entry};
 
 use chains::Promise;
 use plan::{Plan, Slot};
@@ -199,6 +200,19 @@ pub fn change(bytes: &[u8], change: &Change, stage: Stage) -> Result<Changed, Ch
         }
     };
     Ok(Changed { text, configuration, steps: plan.steps, notes: plan.notes, rewritten })
+}
+
+/// A whole configuration with one new key, for where there was none, as a change.
+pub fn fresh_anew(kind: KeyKind, name: &str, resources: &[String], stage: Stage) -> Result<Changed, ChangeError> {
+    let text = fresh_configuration(kind, name, resources, stage)?;
+    let Check { configuration, errors, .. } = super::check(&text);
+    let configuration = configuration.ok_or_else(|| ChangeError::Unfit(super::join(&errors)))?;
+    let (key, plaintext) = (format!("{}/{name}", kind.as_str()), "identity".to_owned());
+    let step = match stage {
+        Stage::Prepare => Step::Added { key, writer: plaintext },
+        Stage::Promote | Stage::Prune => Step::Promoted { key, instead_of: plaintext, is_new: true },
+    };
+    Ok(Changed { text, configuration, steps: vec![step], notes: Vec::new(), rewritten: None })
 }
 
 /// Reads a changed text as kube-apiserver would, and compares it with what it should be.

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, HashSet};
 use crate::provider::spec::{KmsSpec, KmsVersion, NamedKey, ProviderSpec};
 
 use super::super::Entry;
-use super::fresh::{Item, KeyKind, fresh_key, next_name, numbered, overlaps, valid_name};
+use super::find::{Found, first_key, label, named, own_keys, prepared};
+use super::fresh::{Item, KeyKind, fresh_key, next_name, overlaps, valid_name};
 use super::{Change, ChangeError, Note, Stage, Step};
 
 /// What stands at a place of a changed list.
@@ -65,21 +66,8 @@ pub(super) fn plan(entries: &[Entry], change: &Change, stage: Stage) -> Result<P
 /// The entries that come first for a resource.
 fn writing(entries: &[Entry]) -> Vec<bool> {
     let mut seen = HashSet::new();
-    entries.iter().map(|entry| entry.resources.iter().fold(false, |first, name| seen.insert(name) || first)).collect()
-}
-
-/// The kind and the keys of a provider that has its own.
-pub(super) fn own_keys(provider: &ProviderSpec) -> Option<(KeyKind, &[NamedKey])> {
-    match provider {
-        ProviderSpec::Secretbox(keys) => Some((KeyKind::Secretbox, keys)),
-        ProviderSpec::AesCbc(keys) => Some((KeyKind::AesCbc, keys)),
-        ProviderSpec::AesGcm(keys) => Some((KeyKind::AesGcm, keys)),
-        ProviderSpec::Identity | ProviderSpec::Kms(_) => None,
-    }
-}
-
-fn label(kind: KeyKind, key: &NamedKey) -> String {
-    format!("{}/{}", kind.as_str(), key.name)
+    // Every name counts as seen, so the whole list is gone through.
+    entries.iter().map(|entry| entry.resources.iter().filter(|name| seen.insert(*name)).count() > 0).collect()
 }
 
 fn kms_label(kms: &KmsSpec) -> String {
@@ -109,15 +97,6 @@ fn with_new(count: usize, at: usize, item: Item) -> Vec<Slot> {
 /// All that stood there, one of them first.
 fn with_first(count: usize, first: usize) -> Vec<Slot> {
     std::iter::once(Slot::Old(first)).chain(old(count).filter(|slot| *slot != Slot::Old(first))).collect()
-}
-
-/// A key of a chain, by provider and place in it.
-#[derive(Clone, Copy)]
-struct Found<'e> {
-    provider: usize,
-    key: usize,
-    kind: KeyKind,
-    named: &'e NamedKey,
 }
 
 /// A new key, and the key that it comes after, of entries that write with the same one.
@@ -271,9 +250,6 @@ impl<'e> Planner<'e> {
             if found.provider == 0 && found.key == 0 {
                 self.note(Note::WritesAlready { key });
                 continue;
-            }
-            if name.is_none() {
-                refuse_older(first, found)?;
             }
             self.step(Step::Promoted { key, instead_of: writer(first), is_new: false });
             self.put_first(at, entry, found);
@@ -540,52 +516,4 @@ fn meant(key: &NamedKey, keys: &[String]) -> bool {
 /// Whether the user means what bears this label, by its name or as `provider/name`.
 fn meant_label(label: &str, keys: &[String]) -> bool {
     keys.iter().any(|key| key == label || label.split_once('/').is_some_and(|(_, name)| name == key))
-}
-
-fn first_key(provider: usize, spec: &ProviderSpec) -> Option<Found<'_>> {
-    let (kind, keys) = own_keys(spec)?;
-    Some(Found { provider, key: 0, kind, named: keys.first()? })
-}
-
-/// The key of a name in an entry.
-fn named<'e>(entry: &'e Entry, name: &str, wanted: Option<KeyKind>) -> Option<Found<'e>> {
-    entry.providers.iter().enumerate().find_map(|(provider, spec)| {
-        let (kind, keys) = own_keys(spec).filter(|(kind, _)| wanted.is_none_or(|wanted| wanted == *kind))?;
-        let (key, named) = keys.iter().enumerate().find(|(_, key)| key.name == name)?;
-        Some(Found { provider, key, kind, named })
-    })
-}
-
-/// The key that `prepare` put second.
-fn prepared<'e>(
-    entry: &'e Entry,
-    first: &'e ProviderSpec,
-    wanted: Option<KeyKind>,
-) -> Result<Option<Found<'e>>, ChangeError> {
-    let own = own_keys(first);
-    let second = own.and_then(|(kind, keys)| Some(Found { provider: 0, key: 1, kind, named: keys.get(1)? }));
-    let next = entry.providers.get(1).and_then(|spec| first_key(1, spec));
-    // Another provider of the same kind is nothing that this program makes.
-    let next = next.filter(|next| own.is_none_or(|(kind, _)| next.kind != kind));
-    match (second, next, wanted) {
-        (second, next, Some(wanted)) => Ok([second, next].into_iter().flatten().find(|found| found.kind == wanted)),
-        (Some(second), Some(next), None) => Err(ChangeError::Ambiguous {
-            first: label(second.kind, second.named),
-            second: label(next.kind, next.named),
-        }),
-        (second, next, None) => Ok(second.or(next)),
-    }
-}
-
-/// Refuses a candidate that is numbered before the key that writes: then the promotion was done before.
-fn refuse_older(first: &ProviderSpec, found: Found<'_>) -> Result<(), ChangeError> {
-    let Some((kind, writes)) = own_keys(first).and_then(|(kind, keys)| Some((kind, keys.first()?))) else {
-        return Ok(());
-    };
-    match (numbered(&found.named.name), numbered(&writes.name)) {
-        (Some((stem, number)), Some((other, later))) if stem == other && number < later => {
-            Err(ChangeError::LooksOlder { candidate: label(found.kind, found.named), writer: label(kind, writes) })
-        }
-        _ => Ok(()),
-    }
 }

@@ -339,9 +339,13 @@ fn a_stage_that_was_done_is_not_done_again_backward() {
 fn two_keys_that_could_have_been_prepared_are_asked_about() {
     let to = Change::Rotate { provider: Some(KeyKind::Secretbox), name: None, keys: Vec::new() };
     let prepared = change(DOCUMENTED.as_bytes(), &to, Stage::Prepare).unwrap();
-    let promoted = change(&prepared.text, &rotate(None), Stage::Promote);
-    assert!(matches!(promoted, Err(ChangeError::Ambiguous { .. })));
-    let promoted = change(&prepared.text, &to, Stage::Promote).unwrap();
+    // `key0` was before `key1`, so only one is left.
+    let promoted = change(&prepared.text, &rotate(None), Stage::Promote).unwrap();
+    assert_eq!(promoted.steps, change(&prepared.text, &to, Stage::Promote).unwrap().steps);
+    let renamed = text_of(&prepared).replace("name: key0", "name: spare");
+    let asked = change(renamed.as_bytes(), &rotate(None), Stage::Promote);
+    assert!(matches!(asked, Err(ChangeError::Ambiguous { .. })));
+    let promoted = change(renamed.as_bytes(), &to, Stage::Promote).unwrap();
     let expected = Step::Promoted { key: "secretbox/key2".into(), instead_of: "aescbc/key1".into(), is_new: false };
     assert_eq!(promoted.steps, [expected]);
 }
