@@ -144,6 +144,9 @@ impl From<ChangeError> for Failure {
             }
             ChangeError::Ambiguous { .. } => Self::usage(message).hint("say which one: --name NAME"),
             ChangeError::LooksOlder { .. } => Self::usage(message).hint("if it shall write all the same: --name NAME"),
+            ChangeError::LooksNewer { .. } => {
+                Self::usage(message).hint("that is --stage promote; or name what shall go: --key NAME")
+            }
             ChangeError::NameForSeveral(_) => {
                 Self::usage(message).hint("leave --name out, or rotate one after the other: --key OLD --name NEW")
             }

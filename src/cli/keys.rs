@@ -15,6 +15,7 @@ use super::Failure;
 use super::args::{GlobalArgs, paint};
 use super::exit::Exit;
 use super::judge::{JudgeArgs, Judged, judge};
+use super::losses::Include;
 use super::output::print;
 
 /// For each key: entries, history, residue; can it go?
@@ -57,14 +58,6 @@ enum Output {
     Csv,
     /// Keys and gate
     Json,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Include {
-    /// Older revisions
-    History,
-    /// Revisions that are gone from the tree and still in the file
-    Residue,
 }
 
 /// Runs the command.

@@ -1,5 +1,6 @@
 //! Topics, a module each; and the helpers that run other people's programs.
 
+mod change;
 mod check;
 mod cli;
 mod damage;

@@ -22,7 +22,8 @@ const ITEM_BYTES: usize = 1024;
 pub(super) fn edit(bytes: &[u8], plan: &Plan) -> Result<Zeroizing<Vec<u8>>, String> {
     let content = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let text = std::str::from_utf8(content).map_err(|_| "it is not in UTF-8".to_owned())?;
-    if text.contains(['\u{85}', '\u{2028}', '\u{2029}']) || text.replace("\r\n", "").contains('\r') {
+    let lone_return = text.split('\r').skip(1).any(|rest| !rest.starts_with('\n'));
+    if lone_return || text.contains(['\u{85}', '\u{2028}', '\u{2029}']) {
         return Err("its lines end in an unusual way".to_owned());
     }
     let eol = if text.contains("\r\n") { "\r\n" } else { "\n" };

@@ -82,3 +82,16 @@ fn is_older(found: &Found<'_>, writer: &Found<'_>) -> bool {
         _ => false,
     }
 }
+
+/// A key of an entry that is numbered after the one that writes: it was prepared, and never promoted.
+pub(super) fn newer(entry: &Entry) -> Option<ChangeError> {
+    let writer = entry.providers.first().and_then(|first| first_key(0, first))?;
+    let keys =
+        entry.providers.iter().filter_map(own_keys).flat_map(|(kind, keys)| keys.iter().map(move |key| (kind, key)));
+    let mut found = keys.map(|(kind, named)| Found { provider: 0, key: 0, kind, named });
+    let newer = found.find(|found| is_older(&writer, found))?;
+    Some(ChangeError::LooksNewer {
+        candidate: label(newer.kind, newer.named),
+        writer: label(writer.kind, writer.named),
+    })
+}

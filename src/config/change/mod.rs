@@ -157,6 +157,14 @@ pub enum ChangeError {
         /// What writes.
         writer: String,
     },
+    /// What would go looks like the key after the one that writes.
+    #[error("{candidate} looks newer than {writer}, which writes; was it never promoted?")]
+    LooksNewer {
+        /// What would go.
+        candidate: String,
+        /// What writes.
+        writer: String,
+    },
     /// One name was given, and several keys are to be made.
     #[error("the file writes with {0} different keys, and each gets a new one: one name does not do")]
     NameForSeveral(usize),

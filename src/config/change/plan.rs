@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 use crate::provider::spec::{KmsSpec, KmsVersion, NamedKey, ProviderSpec};
 
 use super::super::Entry;
-use super::find::{Found, first_key, label, named, own_keys, prepared};
+use super::find::{Found, first_key, label, named, newer, own_keys, prepared};
 use super::fresh::{Item, KeyKind, fresh_key, next_name, overlaps, valid_name};
 use super::{Change, ChangeError, Note, Stage, Step};
 
@@ -279,6 +279,9 @@ impl<'e> Planner<'e> {
                 }
                 kept_entries.push(at);
                 continue;
+            }
+            if let Some(error) = newer(entry).filter(|_| is_writing && keys.is_empty()) {
+                return Err(error);
             }
             if self.prune_entry(at, entry, is_writing, keys) {
                 kept_entries.push(at);

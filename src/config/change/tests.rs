@@ -104,7 +104,8 @@ fn through(text: &str, what: &Change, promote: &Change, edited: &mut (usize, usi
                 edited.1 += usize::from(changed.rewritten.is_some());
                 text_of(&changed).clone_into(&mut text);
             }
-            Err(ChangeError::Nothing(..) | ChangeError::Ambiguous { .. } | ChangeError::LooksOlder { .. }) => {}
+            Err(ChangeError::Nothing(..) | ChangeError::Ambiguous { .. }) => {}
+            Err(ChangeError::LooksOlder { .. } | ChangeError::LooksNewer { .. }) => {}
             Err(ChangeError::WhichResources) => return text,
             Err(error) => panic!("{stage:?} {what:?}: {error}\n{text}"),
         }
@@ -333,6 +334,16 @@ fn a_stage_that_was_done_is_not_done_again_backward() {
     let unknown = Change::Rotate { provider: None, name: Some("key9".into()), keys: Vec::new() };
     let unknown = change(&promoted.text, &unknown, Stage::Promote);
     assert!(matches!(unknown, Err(ChangeError::UnknownName(name)) if name == "key9"));
+}
+
+#[test]
+fn a_key_that_was_never_promoted_does_not_go_by_mistake() {
+    let prepared = change(DOCUMENTED.as_bytes(), &rotate(None), Stage::Prepare).unwrap();
+    let pruned = change(&prepared.text, &rotate(None), Stage::Prune);
+    assert!(matches!(pruned, Err(ChangeError::LooksNewer { candidate, .. }) if candidate == "aescbc/key2"));
+    let given_up = Change::Rotate { provider: None, name: None, keys: vec!["key2".into()] };
+    let pruned = change(&prepared.text, &given_up, Stage::Prune).unwrap();
+    assert_eq!(text_of(&pruned), DOCUMENTED);
 }
 
 #[test]
