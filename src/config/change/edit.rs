@@ -286,7 +286,7 @@ impl<'e> Editor<'e> {
         let indent = self.own_line(range.start).unwrap_or_default();
         let inner = text.split_once('\n').map(|(_, rest)| rest.len() - rest.trim_start_matches(' ').len());
         let lines = inner.map(|inner| (indent, inner.checked_sub(indent).filter(|step| *step > 0).unwrap_or(2)));
-        let quoted = self.json || text.trim_start_matches(['{', ' ']).starts_with('"');
+        let quoted = self.json || text.trim_start_matches(['{', ' ', '\r', '\n']).starts_with('"');
         Flow { lines, eol: self.eol, spaced: self.is_spaced(range), quoted }
     }
 }
