@@ -7,7 +7,7 @@ use clap::ValueEnum;
 
 use crate::audit::gate::{Including, read_whole};
 use crate::audit::loss::Losses;
-use crate::audit::row::{RecordKind, RowStream};
+use crate::audit::row::RecordKind;
 use crate::audit::rules::Rules;
 use crate::audit::run::RowsWanted;
 use crate::config::{ApiServers, Configuration};
@@ -25,9 +25,6 @@ pub enum Include {
     /// Revisions that are gone from the tree and still in the file
     Residue,
 }
-
-/// Rows that are looked through at once.
-const BATCH_ROWS: usize = 4096;
 
 /// How many keys of the store are named.
 const NAMED: usize = 5;
@@ -58,15 +55,15 @@ pub fn refuse(
     let (before, after) = (rules(before)?, rules(after.clone())?);
     let (mut audit, facts) = judge_by(before, source, etcd_prefix, global, RowsWanted::Residue)?;
     let path = harmless(&facts.path).into_owned();
-    let unreadable = |error| Failure::input(format!("the sorted rows cannot be read again: {error}"));
-    let rows = audit.rows.take().map(RowStream::new).transpose().map_err(unreadable)?;
+    let unreadable = |error: std::io::Error| Failure::input(format!("the sorted rows cannot be read again: {error}"));
+    let rows = audit.rows.take();
     let mut losses = Losses::new(&audit.context.rules, &after, &audit.context.roots);
     let including =
         Including { history: include.contains(&Include::History), residue: include.contains(&Include::Residue) };
     let mut needed = Needed::default();
     if let Some(mut rows) = rows {
-        while let Some(batch) = rows.next_batch(BATCH_ROWS).map_err(unreadable)? {
-            for row in batch.iter(&audit.context) {
+        while let Some(part) = rows.next_part().map_err(unreadable)? {
+            for row in part.read().map_err(unreadable)?.iter(&audit.context) {
                 if let Some(what) = losses.of(&row) {
                     needed.count(row.record, what, row.key, including);
                 }
