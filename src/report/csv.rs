@@ -191,6 +191,7 @@ mod tests {
             encoding: None,
             readable: Told::Yes,
             opened_by: None,
+            opener: None,
             expected: None,
             stale: Told::No,
             findings: FindingSet::default().with(ValueFinding::Stale).with(ValueFinding::Plaintext),
