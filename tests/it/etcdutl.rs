@@ -1,4 +1,4 @@
-//! etcd's own offline tool, release 3.5, to agree with.
+//! etcd's own offline tool, to agree with.
 
 use std::path::Path;
 use std::process::Command;
@@ -19,9 +19,10 @@ pub struct Status {
     pub total_size: u64,
 }
 
-/// Runs `etcdutl snapshot status`.
+/// Runs `etcdutl snapshot status` of the newest release that this suite has.
 pub fn snapshot_status(snapshot: &Path) -> Status {
-    let mut command = Command::new(Release::V3_5.program("etcdutl"));
+    let newest = Release::ALL.into_iter().last().expect("a release");
+    let mut command = Command::new(newest.program("etcdutl"));
     command.args(["snapshot", "status", "-w", "json"]).arg(snapshot);
     serde_json::from_slice(&servers::output(command)).expect("etcdutl writes JSON")
 }

@@ -9,15 +9,12 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::program::{Row, STORES, argument, audit, cell, testdata};
+use super::rows::{expect, hex, is_the_record};
 use super::walk::{self, Kind};
 
 fn lines(name: &str) -> Vec<Value> {
     let text = fs::read_to_string(testdata(name)).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Rows by key, after a look at their order.
@@ -29,13 +26,6 @@ fn rows_by_key(source: &str, config: &str) -> HashMap<String, Row> {
     let by_key: HashMap<_, _> = keys.into_iter().zip(rows).collect();
     assert_eq!(by_key.len(), count, "{source}: one row for each key");
     by_key
-}
-
-#[track_caller]
-fn expect(row: &Row, columns: &[(&str, &str)]) {
-    for (column, expected) in columns {
-        assert_eq!(cell(row, column), *expected, "{column} of {row:#?}");
-    }
 }
 
 /// The columns that a line of truth has, whatever the configuration.

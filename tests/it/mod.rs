@@ -21,6 +21,7 @@ mod program;
 mod remedy;
 #[cfg(feature = "kms")]
 mod rewrite_kms;
+mod rows;
 mod selection;
 mod servers;
 mod snapshots;
@@ -28,3 +29,6 @@ mod snapshots;
 mod stand_in;
 mod unsteady;
 mod walk;
+
+/// The releases of etcd that packages bring, which this suite runs against.
+const RELEASES: [servers::Release; 2] = [servers::Release::V3_4, servers::Release::V3_5];

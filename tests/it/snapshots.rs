@@ -99,7 +99,7 @@ fn history_and_deletions_are_those_that_a_plain_walk_finds() {
         let expected = walk::view(walk::records(argument(&path)), i64::MAX);
         assert_eq!(rows.len(), expected.len(), "{release:?}");
         for (row, (kind, record)) in rows.iter().zip(&expected) {
-            super::fixtures::is_the_record(row, *kind, record);
+            super::rows::is_the_record(row, *kind, record);
         }
         let deleted = rows.iter().filter(|row| cell(row, "record") == "deleted").count();
         assert!(deleted >= 3, "{release:?}");
