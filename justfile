@@ -12,6 +12,10 @@ build:
 test *arguments:
     tests/run {{arguments}}
 
+# Build upstream's own programs with Go, and run the second suite against them
+test-upstream *arguments:
+    tests/upstream/run {{arguments}}
+
 # All checks, as CI runs them
 ci:
     .ci/run

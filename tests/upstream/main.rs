@@ -25,6 +25,7 @@ mod check;
 mod kms;
 mod kube;
 mod oracle;
+mod restored;
 
 /// The releases of etcd that this suite builds and runs against.
 const RELEASES: [servers::Release; 2] = [servers::Release::V3_6, servers::Release::V3_7];
