@@ -66,6 +66,10 @@ impl<'t, 'w, 'f> Turns<'t, 'w, 'f> {
         while state.turn != group && state.waiting.len() >= self.most_waiting && !state.failed {
             state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
+        if state.failed {
+            // What somebody failed at is the answer, not that leaves without their predecessors are out of order.
+            return Ok(());
+        }
         state.waiting.insert(group, leaves);
         let mut placed = Vec::new();
         loop {
@@ -84,6 +88,9 @@ impl<'t, 'w, 'f> Turns<'t, 'w, 'f> {
         let mut state = self.lock();
         while state.turn != group && !state.failed {
             state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+        if state.failed {
+            return Ok(());
         }
         let placed = state.bucket.place(leaves)?;
         drop(state);

@@ -3,7 +3,7 @@
 //! Every damaged file is looked at with one, two and eight threads, through the library and in this process, and judged
 //! by [`judge`]. `harm` has the ways of damaging, those that have a name and random ones.
 
-mod harm;
+pub mod harm;
 
 use std::fs;
 use std::io::Write;

@@ -120,29 +120,6 @@ fn every_record_of_every_store_has_the_row_that_a_plain_walk_of_the_tree_gives_i
     }
 }
 
-/// A row says of a record what the store has.
-#[track_caller]
-pub fn is_the_record(row: &Row, kind: Kind, record: &walk::Record) {
-    let lease = if record.lease == 0 { String::new() } else { format!("{:016x}", record.lease) };
-    expect(
-        row,
-        &[
-            ("key", &walk::shown(&record.key)),
-            ("record", kind.word()),
-            ("create_revision", &record.create_revision.to_string()),
-            ("mod_revision", &record.main.to_string()),
-            ("version", &record.version.to_string()),
-            ("lease", &lease),
-            ("value_bytes", &record.value.len().to_string()),
-        ],
-    );
-    if kind == Kind::Deleted {
-        expect(row, &[("state", "empty"), ("readable", ""), ("stale", ""), ("findings", "")]);
-    } else {
-        expect(row, &[("value_sha256", &hex(&Sha256::digest(&record.value)))]);
-    }
-}
-
 #[test]
 fn kubeadm_has_the_history_that_its_story_tells() {
     let path = testdata("kubeadm/snapshot.db");

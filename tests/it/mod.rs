@@ -19,6 +19,7 @@ mod output;
 mod plugins;
 mod program;
 mod remedy;
+mod rewrite;
 #[cfg(feature = "kms")]
 mod rewrite_kms;
 mod rows;

@@ -6,7 +6,7 @@
 use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -255,6 +255,49 @@ impl Server {
         }
         let range = output(self.etcdctl(&["get", "--prefix", "", "-w", "json"]));
         serde_json::from_slice::<Range>(&range).expect("etcdctl writes JSON").kvs
+    }
+
+    /// Everything in one transaction; a request is `put KEY VALUE` or `del KEY`.
+    pub fn transact(&self, requests: &[&str]) {
+        let mut command = self.etcdctl(&["txn"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = command.spawn().expect("etcdctl starts");
+        // No comparisons, the requests, and none for the other case.
+        let text = format!("\n{}\n\n\n", requests.join("\n"));
+        process.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("etcdctl reads the requests");
+        let done = process.wait_with_output().expect("etcdctl ends");
+        assert!(done.status.success(), "{text}: {}", String::from_utf8_lossy(&done.stderr));
+    }
+
+    /// The first change of a key from a revision on, as a watch tells it.
+    pub fn watched(&self, key: &str, revision: i64) -> KeyValue {
+        #[derive(Deserialize)]
+        struct Response {
+            #[serde(rename = "Events")]
+            events: Vec<Event>,
+        }
+        #[derive(Deserialize)]
+        struct Event {
+            kv: KeyValue,
+        }
+        let mut command = self.etcdctl(&["watch", key, "--rev", &revision.to_string(), "-w", "json"]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut process = command.spawn().expect("etcdctl starts");
+        let mut line = String::new();
+        let read = BufReader::new(process.stdout.take().expect("a pipe")).read_line(&mut line);
+        // It would watch for ever.
+        process.kill().expect("it is a child");
+        process.wait().expect("it is a child");
+        read.expect("etcdctl writes text");
+        let response: Response = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        response.events.into_iter().next().expect("an event").kv
+    }
+
+    /// The current revision.
+    pub fn revision(&self) -> i64 {
+        let status = output(self.etcdctl(&["endpoint", "status", "-w", "json"]));
+        let status: Value = serde_json::from_slice(&status).expect("etcdctl writes JSON");
+        status[0]["Status"]["header"]["revision"].as_i64().expect("a revision")
     }
 
     /// The hash of all keys and values, as the server itself says it.

@@ -60,7 +60,8 @@ impl Pages<'_> {
     }
 }
 
-fn record(revision: &[u8], mut proto: &[u8]) -> Record {
+/// A pair of the bucket `key` as a record.
+pub fn record(revision: &[u8], mut proto: &[u8]) -> Record {
     let number = |at: usize| i64::from_be_bytes(revision[at..at + 8].try_into().expect("eight bytes"));
     let mut record =
         Record { main: number(0), sub: number(9), tombstone: revision.get(17) == Some(&b't'), ..Record::default() };

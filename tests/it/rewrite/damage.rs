@@ -1,0 +1,154 @@
+//! Damaged sources: what `check` finds a fault in is refused, and what it finds whole is rewritten whole.
+
+use std::fs::{self, File};
+use std::io::{Seek, Write};
+
+use atrest::audit::deks::Deks;
+use atrest::rewrite::run::{self, End, Out, Request, RunError};
+use atrest::rewrite::target::Target;
+use atrest::rewrite::write::RewriteError;
+use atrest::source::Snapshot;
+use atrest::source::check::{HashKvAt, check};
+use atrest::source::digest::Trailer;
+use atrest::source::snapshot::PassOptions;
+
+use super::super::damage::harm::{self, Harm, Random};
+use super::super::program::{private, temporary, testdata};
+use super::{Opener, rewrite};
+
+fn pass(threads: usize) -> PassOptions<'static> {
+    PassOptions { digest: true, threads, progress: &|_| () }
+}
+
+fn file_of(bytes: &[u8]) -> File {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(bytes).unwrap();
+    file.rewind().unwrap();
+    file
+}
+
+/// Whether `check` calls it whole; none where there is nothing to check.
+fn is_whole(bytes: &[u8]) -> Option<bool> {
+    let mut snapshot = Snapshot::open(file_of(bytes)).ok()?;
+    let report = check(&mut snapshot, pass(1), HashKvAt::Not).ok()?;
+    Some(report.fault_count == 0 && report.digests?.trailer != Trailer::Mismatch)
+}
+
+/// Strips a store in every thread that there is; whether it came to a result.
+fn is_taken(name: &str, bytes: &[u8], current: &Opener, threads: usize, drop_history: bool) -> bool {
+    let Ok(mut snapshot) = Snapshot::open(file_of(bytes)) else { return false };
+    let named = tempfile::NamedTempFile::new().unwrap();
+    let reopen = || File::open(named.path());
+    let out = Out { file: named.as_file(), reopen: &reopen };
+    let deks = Deks::default();
+    let request = Request {
+        keep_unreadable: true,
+        drop_history,
+        pass: pass(threads),
+        ..Request::new(current.rules(), &deks, &Target::Plaintext)
+    };
+    match run::rewrite(&mut snapshot, &request, Some(&out)) {
+        Ok(outcome) => {
+            assert!(matches!(outcome.end, End::Proved(_)), "{name}: {:?}", outcome.end);
+            true
+        }
+        Err(RunError::Rewrite(RewriteError::Damaged { .. } | RewriteError::Trailer | RewriteError::Read(_))) => false,
+        Err(error) => panic!("{name}: it is not the source's fault: {error}"),
+    }
+}
+
+struct Case {
+    bytes: Vec<u8>,
+    current: Opener,
+}
+
+impl Case {
+    /// Without its digest, so that nothing but the pages themselves can tell what is wrong with them.
+    fn bare() -> Self {
+        let mut bytes = fs::read(testdata("versions/etcd-3.5.db")).unwrap();
+        bytes.truncate(bytes.len() - 32);
+        Self { bytes, current: Opener::new(&[testdata("versions/encryption-config.json")]) }
+    }
+
+    fn judge(&self, name: &str, bytes: &[u8], number: usize) {
+        let (threads, drop_history) = ([1, 2, 8][number % 3], number % 2 == 1);
+        let taken = is_taken(name, bytes, &self.current, threads, drop_history);
+        assert_eq!(taken, is_whole(bytes) == Some(true), "{name} with {threads} threads");
+    }
+
+    fn judge_all(&self, harms: &[(String, Harm)]) {
+        for (number, (name, harm)) in harms.iter().enumerate() {
+            let mut bytes = self.bytes.clone();
+            harm(&mut bytes);
+            self.judge(name, &bytes, number);
+        }
+    }
+}
+
+#[test]
+fn no_result_comes_of_lost_pages_or_wrong_ways() {
+    let case = Case::bare();
+    case.judge_all(&harm::lost_pages(&case.bytes));
+    case.judge_all(&harm::wrong_ways(&case.bytes));
+}
+
+#[test]
+fn no_result_comes_of_wrong_fields_or_lying_metas() {
+    let case = Case::bare();
+    case.judge_all(&harm::wrong_fields(&case.bytes));
+    case.judge_all(&harm::lying_metas(&case.bytes));
+}
+
+#[test]
+fn no_result_comes_of_random_harms_that_the_check_notices() {
+    let case = Case::bare();
+    let pages = harm::live(&case.bytes);
+    for seed in 0..300 {
+        let mut bytes = case.bytes.clone();
+        harm::at_random(&mut bytes, &pages, &mut Random::new(7000 + seed));
+        case.judge(&format!("seed {seed}"), &bytes, seed as usize);
+    }
+}
+
+#[test]
+fn a_damaged_source_is_exit_code_3_and_nothing_is_written() {
+    let whole = fs::read(testdata("versions/etcd-3.6.db")).unwrap();
+    let bare = whole.len() - 32;
+    let config = testdata("versions/encryption-config.json");
+    let damaged: [(&str, Vec<u8>, &str); 5] = [
+        ("trailer", [&whole[..bare], &[7; 32]].concat(), "digest"),
+        (
+            "a value",
+            {
+                let mut bytes = whole.clone();
+                bytes[bare - 100] ^= 1;
+                bytes
+            },
+            "digest",
+        ),
+        (
+            "a page",
+            {
+                let mut bytes = whole[..bare].to_vec();
+                bytes[harm::root(&whole) * harm::PAGE + 8] = 0x10;
+                bytes
+            },
+            "",
+        ),
+        ("cut", whole[..whole.len() / 2].to_vec(), "damaged"),
+        ("no database", b"apiVersion: v1\n".to_vec(), "no valid bbolt meta page"),
+    ];
+    for (name, bytes, words) in damaged {
+        let folder = temporary();
+        let source = private(&folder, "source", &bytes);
+        for more in [&[][..], &["--dry-run"], &["--drop-history"]] {
+            let arguments = [&["-c", &config, "--strip"], more].concat();
+            let run = rewrite(&source, &folder.path().join("new.db"), &arguments);
+            let told = run.failed(3);
+            assert!(told.contains(words) && told.contains(&source), "{name}: {told}");
+            let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            assert_eq!(left, ["source"], "{name}");
+            assert!(fs::read(&source).unwrap() == bytes, "{name}");
+        }
+    }
+}
