@@ -128,3 +128,26 @@ impl<'t, 'w, 'f> Turns<'t, 'w, 'f> {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bbolt::write::{Fill, Writer};
+
+    #[test]
+    fn after_a_failure_nobody_waits_and_nothing_is_out_of_order() {
+        let file = tempfile::tempfile().unwrap();
+        let mut writer = Writer::new(&file, 4096, 1).unwrap();
+        let bucket = writer.bucket(b"key", 0, Fill::APPENDED).unwrap();
+        let turns = Turns::new(bucket, &file, 1, &|_| ());
+        let leaves = |key: &[u8]| {
+            let mut packer = turns.packer();
+            packer.push(key, b"value").unwrap();
+            packer.finish()
+        };
+        turns.hand_over(0, leaves(b"b")).unwrap();
+        turns.fail();
+        turns.hand_over_part(7, leaves(b"a")).unwrap();
+        turns.hand_over(9, leaves(b"a")).unwrap();
+    }
+}

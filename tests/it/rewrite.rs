@@ -102,9 +102,9 @@ pub fn count_of(piece: &[u8], bytes: &[u8]) -> usize {
 /// A configuration with one key in front of identity, for these resources.
 pub fn configuration(folder: &TempDir, provider: &str, key: &str, resources: &[&str]) -> String {
     let (secret, other) = match provider {
-        "aesgcm" => ("AAECAwQFBgcICQoLDA0ODw==", None),
+        "aesgcm" => ("fRxfjgK5SmYx+uDHmF0rFA==", None),
         "identity" => ("", None),
-        _ => ("ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=", Some(json!({"identity": {}}))),
+        _ => ("weg7XZ8Ecqpr4dU8iPYQTieVy9B/OmHpTbgMVvKaN+Q=", Some(json!({"identity": {}}))),
     };
     let first = match provider {
         "identity" => json!({"identity": {}}),

@@ -95,7 +95,9 @@ fn no_result_comes_of_lost_pages_or_wrong_ways() {
 #[test]
 fn no_result_comes_of_wrong_fields_or_lying_metas() {
     let case = Case::bare();
-    case.judge_all(&harm::wrong_fields(&case.bytes));
+    // The check alone is held against all of them; here a fifth of them is enough.
+    let fields = harm::wrong_fields(&case.bytes).into_iter().step_by(5).collect::<Vec<_>>();
+    case.judge_all(&fields);
     case.judge_all(&harm::lying_metas(&case.bytes));
 }
 
@@ -103,7 +105,7 @@ fn no_result_comes_of_wrong_fields_or_lying_metas() {
 fn no_result_comes_of_random_harms_that_the_check_notices() {
     let case = Case::bare();
     let pages = harm::live(&case.bytes);
-    for seed in 0..300 {
+    for seed in 0..200 {
         let mut bytes = case.bytes.clone();
         harm::at_random(&mut bytes, &pages, &mut Random::new(7000 + seed));
         case.judge(&format!("seed {seed}"), &bytes, seed as usize);

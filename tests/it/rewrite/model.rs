@@ -77,9 +77,8 @@ impl Randomness for ByRevision {
 impl RandomStream for ByRevision {
     fn fill(&mut self, revision: &RevisionKey, bytes: &mut [u8]) -> io::Result<()> {
         let (main, sub) = (revision.revision.main as u8, revision.revision.sub as u8);
-        (0..)
-            .zip(bytes)
-            .for_each(|(at, byte): (u8, _)| *byte = at.wrapping_mul(13) ^ main ^ sub.rotate_left(4) ^ self.0);
+        let byte_at = |at: u8| at.wrapping_mul(13) ^ main ^ sub.rotate_left(4) ^ self.0;
+        (0..).zip(bytes).for_each(|(at, byte)| *byte = byte_at(at));
         Ok(())
     }
 }
