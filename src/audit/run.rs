@@ -299,7 +299,7 @@ impl<'w> Worker<'w> {
             rows: common.spill.map(RowSink::new),
             strays: Vec::new(),
             nonces: Nonces::new(common.key),
-            versions: Versions::new(common.key),
+            versions: Versions::default(),
             last: None,
             unlisted: false,
         }
@@ -358,9 +358,9 @@ impl Visitor for Worker<'_> {
         let guard = memory.scopes.get(scope).map_or(Guard::Nobody, |scope| scope.guard);
         let verdict = judge(rules, &self.common.options.deks, (&address, guard), kv.key, kv.value, &mut self.scratch);
         let class = memory.class(scope, &verdict, rules, main);
-        self.traces.leave(kv.key, *place, class);
+        let key = self.traces.leave(kv.key, *place, class);
         self.nonces.note(&verdict, kv.value, *place);
-        self.versions.note(verdict.kind, class, kv);
+        self.versions.note(verdict.kind, class, kv, key);
         if self.rows.is_some() {
             let detail = verdict.reason.map_or(String::new(), |reason| reason.to_string());
             push_row(&mut self.rows, record, class, verdict.encoding, &detail);
@@ -386,8 +386,8 @@ impl Visitor for Worker<'_> {
         let verdict = judge(rules, &self.common.options.deks, (&address, guard), kv.key, kv.value, &mut self.scratch);
         let class = memory.stray_class(scope, &verdict, rules);
         self.nonces.note_outside(&verdict, kv.value, stray.at);
-        self.versions.note_outside(verdict.kind, class, kv, stray.at);
         let key = self.common.key.digest(kv.key);
+        self.versions.note_outside(verdict.kind, class, kv, key, stray.at);
         self.strays.push(StrayMark { revision: stray.revision, key, class, at: stray.at });
     }
 }

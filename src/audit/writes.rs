@@ -11,7 +11,6 @@ use std::collections::HashMap;
 
 use crate::provider::prefix::SealedKind;
 use crate::source::KeyValue;
-use crate::source::trace::TraceKey;
 
 use super::class::Table;
 use super::keys::KeyId;
@@ -33,38 +32,33 @@ pub struct Writes {
 }
 
 /// The writes that a worker met.
+#[derive(Debug, Default)]
 pub struct Versions {
-    key: TraceKey,
     pile: Pile,
     /// Those of records outside the tree, with their offsets. Which of them count shows when all were seen.
     outside: Vec<(u64, u64, u64)>,
 }
 
 impl Versions {
-    /// None yet.
-    pub fn new(key: TraceKey) -> Self {
-        Self { key, pile: Pile::default(), outside: Vec::new() }
-    }
-
-    /// Takes a record of the tree.
-    pub fn note(&mut self, kind: Option<SealedKind>, class: u32, kv: &KeyValue<'_>) {
+    /// Takes a record of the tree, with the digest of its key.
+    pub fn note(&mut self, kind: Option<SealedKind>, class: u32, kv: &KeyValue<'_>, key: u128) {
         if kind == Some(SealedKind::AesGcm) {
-            self.pile.push(self.digest(kv), note(class, kv));
+            self.pile.push(generation(kv, key), note(class, kv));
         }
     }
 
     /// Takes a record outside the tree.
-    pub fn note_outside(&mut self, kind: Option<SealedKind>, class: u32, kv: &KeyValue<'_>, at: u64) {
+    pub fn note_outside(&mut self, kind: Option<SealedKind>, class: u32, kv: &KeyValue<'_>, key: u128, at: u64) {
         if kind == Some(SealedKind::AesGcm) {
-            self.outside.push((self.digest(kv), note(class, kv), at));
+            self.outside.push((generation(kv, key), note(class, kv), at));
         }
     }
+}
 
-    /// A key that was deleted and made anew begins to count anew.
-    fn digest(&self, kv: &KeyValue<'_>) -> u64 {
-        let spread = (kv.create_revision as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.key.digest(kv.key) as u64 ^ spread
-    }
+/// A key that was deleted and made anew begins to count anew.
+fn generation(kv: &KeyValue<'_>, key: u128) -> u64 {
+    let spread = (kv.create_revision as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    key as u64 ^ spread
 }
 
 /// Class and version. A version that is more than there were revisions since the key was created is a lie.

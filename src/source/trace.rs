@@ -112,9 +112,11 @@ impl Traces {
     }
 
     /// Leaves a trace of a record of `key`. Tags of [`TAGS`] and more count as the greatest one.
-    pub fn leave(&mut self, key: &[u8], place: Place, tag: u32) {
-        let trace = Trace::new(self.key.digest(key), place, tag);
-        let Some(blocks) = self.partitions.get_mut((trace.high >> 58) as usize) else { return };
+    /// Gives the key's digest.
+    pub fn leave(&mut self, key: &[u8], place: Place, tag: u32) -> u128 {
+        let digest = self.key.digest(key);
+        let trace = Trace::new(digest, place, tag);
+        let Some(blocks) = self.partitions.get_mut((trace.high >> 58) as usize) else { return digest };
         match blocks.last_mut() {
             Some(block) if block.len() < BLOCK => block.push(trace),
             _ => {
@@ -123,6 +125,7 @@ impl Traces {
                 blocks.push(block);
             }
         }
+        digest
     }
 }
 
