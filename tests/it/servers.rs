@@ -370,7 +370,7 @@ fn restorer(release: Release, snapshot: &Path) -> Command {
     let mut command = without_settings(Command::new(release.program(tool)));
     command.env("ETCDCTL_API", "3").args(["snapshot", "restore"]).arg(snapshot);
     // etcd's own rule: a database alone is of whole sectors, and has no digest behind it.
-    if fs::metadata(snapshot).expect("the file is there").len() % 512 == 0 {
+    if fs::metadata(snapshot).expect("the file is there").len().is_multiple_of(512) {
         command.arg("--skip-hash-check");
     }
     command
