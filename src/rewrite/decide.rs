@@ -196,7 +196,7 @@ impl Policy<'_> {
         let Answer::Opened { plaintext, .. } = chain.open(key, value, self.deks.of(current), room) else { return None };
         let Target::Configured { rules, deks, .. } = self.target else { return Some((plaintext, None)) };
         let chain = self.target.chain(guards.target, object, plaintext)?;
-        let stays = !self.all && is_fresh(rules, deks, chain, (key, value), plaintext, target);
+        let stays = !self.renews(chain) && is_fresh(rules, deks, chain, (key, value), plaintext, target);
         (!stays).then_some((plaintext, Some(chain)))
     }
 
@@ -274,6 +274,11 @@ impl Policy<'_> {
         }
     }
 
+    /// Whether fresh values of a chain are written anew all the same. Plaintext has no nonce, so that would change nothing.
+    fn renews(&self, chain: ChainRef) -> bool {
+        self.all && !self.target.writer(Some(chain)).version.is_empty()
+    }
+
     /// What becomes of a value that opened.
     fn opened<'d>(
         &self,
@@ -294,7 +299,7 @@ impl Policy<'_> {
         let Some(chain) = self.target.chain(guards.target, object, plaintext) else {
             return Decision::Stays(Stays::Uncovered);
         };
-        if !self.all && is_fresh(rules, deks, chain, (key, value), plaintext, scratch) {
+        if !self.renews(chain) && is_fresh(rules, deks, chain, (key, value), plaintext, scratch) {
             return Decision::Stays(Stays::Fresh);
         }
         let writer = KeyRef { chain, provider: 0, key: 0 };
