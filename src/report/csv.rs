@@ -187,7 +187,7 @@ mod tests {
         let verdict = RowVerdict {
             provider: ("aescbc", "v1"),
             key_name: Cow::Borrowed(name),
-            kms_key_id: Cow::Borrowed(if class % 2 == 0 { "" } else { "arn,1" }),
+            kms_key_id: Cow::Borrowed(if class.is_multiple_of(2) { "" } else { "arn,1" }),
             encoding: None,
             readable: Told::Yes,
             opened_by: None,

@@ -61,9 +61,15 @@ impl fmt::Display for Release {
     }
 }
 
+/// A bucket's name and a key in it.
+type Spot = (Vec<u8>, Vec<u8>);
+
 /// Changes of single pairs, by bucket and key; none takes the pair away.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Edits(BTreeMap<(Vec<u8>, Vec<u8>), Option<Vec<u8>>>);
+pub struct Edits(BTreeMap<Spot, Option<Vec<u8>>>);
+
+/// What takes the pairs of a bucket.
+pub type Visit<'v, E> = dyn FnMut(&[u8], &[u8]) -> Result<(), E> + 'v;
 
 impl Edits {
     /// The marks of a finished compaction at this main revision.
@@ -115,7 +121,7 @@ pub fn walk<E>(
     (name, bucket): (&[u8], &Bucket),
     edits: &Edits,
     nested: &mut dyn FnMut(&[u8]),
-    visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), E>,
+    visit: &mut Visit<'_, E>,
 ) -> Result<(), E> {
     let mut edits = edits.of(name).peekable();
     let mut outcome = Ok(());

@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`target`] (what is to be written), [`decide`] (one value, pure: what becomes of it), [`tally`] (the plan:
 //! what becomes of how many), [`seal`] (many values, side by side), [`turns`] (workers hand over in the order of keys),
-//! [`keep`] (which records a compaction would leave), [`buckets`] (everything but the records), [`write`] (all of it, into a file
+//! [`keep`] (which records a compaction would leave), [`buckets`] (everything but the records), [`mod@write`] (all of it, into a file
 //! beside the source), [`verify`] (reads the file back and holds every record against the source), [`run`] (plan, write, prove).
 //!
 //! It knows neither forms of output nor names of files; the source is only ever read.

@@ -44,12 +44,14 @@ pub struct Batch {
     unsealed: Vec<(ChainRef, Vec<Unsealed>)>,
 }
 
-impl Batch {
-    /// Nothing yet.
-    pub fn new() -> Self {
+/// Nothing yet.
+impl Default for Batch {
+    fn default() -> Self {
         Self { bytes: Vec::with_capacity(2 * BATCH_BYTES), records: Vec::new(), unsealed: Vec::new() }
     }
+}
 
+impl Batch {
     /// Adds a record as it is.
     pub fn keep(&mut self, key: RevisionKey, record: &[u8], target: &Target) {
         self.reserve(record.len(), target);
@@ -76,12 +78,11 @@ impl Batch {
         let start = self.bytes.len();
         let fill = |bytes: &mut [u8]| randomness.fill(&key, bytes);
         let unsealed = sealer.seal(kv.key, plaintext, fill, &mut self.bytes);
-        match unsealed.map_err(|source| MakeError::Seal { revision, source })? {
-            Some((chain, unsealed)) => match self.unsealed.iter_mut().find(|(known, _)| *known == chain) {
+        if let Some((chain, unsealed)) = unsealed.map_err(|source| MakeError::Seal { revision, source })? {
+            match self.unsealed.iter_mut().find(|(known, _)| *known == chain) {
                 Some((_, waiting)) => waiting.push(unsealed),
                 None => self.unsealed.push((chain, vec![unsealed])),
-            },
-            None => {}
+            }
         }
         if self.bytes.len() - start != value_bytes {
             return Err(MakeError::Length(revision));

@@ -13,6 +13,7 @@ use crate::provider::chain::Label;
 use crate::provider::kms::Sealing;
 
 /// The form in which values are to be stored.
+#[expect(clippy::large_enum_variant, reason = "there is one of it in a run")]
 pub enum Target {
     /// As API servers with these configurations write them.
     Configured {

@@ -417,7 +417,7 @@ impl<'w> Worker<'w> {
             memory: Memory::new(common.kinds),
             guards: Folders::default(),
             scratch: Scratch::default(),
-            batch: Batch::new(),
+            batch: Batch::default(),
             randomness: common.job.randomness.stream(),
             traces: Traces::new(common.key),
             gathered: ReadAll::default(),

@@ -1,6 +1,6 @@
 //! All pairs of the `key` bucket in their order, by groups of leaf pages that several workers take in turn.
 //!
-//! [`scan`](super::scan) reads in the order of the file, which is fastest. Whoever writes a store anew, or holds one store
+//! [`super::scan`] reads in the order of the file, which is fastest. Whoever writes a store anew, or holds one store
 //! against another, needs the order of keys instead. Leaves that follow one another in that order mostly lie near one
 //! another in the file too, so neighbours are read together.
 //!

@@ -30,7 +30,7 @@ impl Start {
         let Self { store, release, ways, strips } = self;
         let (path, opener) = match strips {
             true => (store.stripped("result.db", ways), Opener::without_configuration()),
-            false => (store.rotated("result.db", ways), Opener::new(&[store.target.clone()])),
+            false => (store.rotated("result.db", ways), Opener::new(std::slice::from_ref(&store.target))),
         };
         let server = Server::restore(release, &path);
         let source = left(walk::records(&store.source), ways.contains(&"--drop-history"));

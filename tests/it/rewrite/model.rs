@@ -347,7 +347,7 @@ fn the_same_randomness_gives_the_same_bytes_with_any_number_of_threads() {
     let (random, all) = (Model::of(&steps).file(4096), everything(1));
     let deks = Deks::default();
     for (source, current) in [(&source, current.rules()), (&random, &all)] {
-        for writer in 1..PROVIDERS.len() {
+        for (writer, _) in PROVIDERS.iter().enumerate().skip(1) {
             let target = Target::configured(rules(&[document(writer, &[0, 1, 2, 3, 4])]));
             for drop_history in [false, true] {
                 let bytes = [1, 2, 8].map(|threads| {

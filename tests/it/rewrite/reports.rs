@@ -90,7 +90,7 @@ fn what_is_on_the_target_already_stays_byte_for_byte_and_all_of_it_is_sealed_ane
     // A clean file is a fixed point, but for nothing.
     assert!(fs::read(&second).unwrap() == fs::read(&first).unwrap());
     let (rewritten, third) = again("third.db", &["--all"]);
-    let opener = Opener::new(&[store.target.clone()]);
+    let opener = Opener::new(std::slice::from_ref(&store.target));
     let mut anew = 0;
     for (one, other) in walk::records(argument(&third)).iter().zip(walk::records(argument(&first))) {
         anew += u64::from(one.value != other.value);

@@ -130,7 +130,12 @@ impl Store {
         for drop_history in [false, true] {
             let more = if drop_history { &["--drop-history"][..] } else { &[] };
             let rotated = self.rotated(&format!("rotated-{drop_history}.db"), more);
-            self.holds(&rotated, Path::new(&self.source), drop_history, &Opener::new(&[self.target.clone()]));
+            self.holds(
+                &rotated,
+                Path::new(&self.source),
+                drop_history,
+                &Opener::new(std::slice::from_ref(&self.target)),
+            );
             self.is_served(&rotated);
 
             let stripped = self.stripped(&format!("stripped-{drop_history}.db"), more);
@@ -141,7 +146,7 @@ impl Store {
             let state: Vec<&str> = self.more.iter().map(String::as_str).collect();
             let arguments = [&["--to", &self.target], &state[..]].concat();
             let encrypted = self.rewritten(argument(&stripped), &name, self.exits[1], &arguments);
-            self.holds(&encrypted, &stripped, drop_history, &Opener::new(&[self.target.clone()]));
+            self.holds(&encrypted, &stripped, drop_history, &Opener::new(std::slice::from_ref(&self.target)));
             self.is_served(&encrypted);
         }
     }
@@ -356,7 +361,7 @@ fn the_zip_of_rke2_is_rewritten_but_for_the_two_secrets_on_the_key_that_was_remo
     );
     let store = store.with(&["--keep-distro-state", "--keep-unreadable"], [1, 1]);
     let rotated = store.rotated("rotated.db", &[]);
-    let (records, opener) = (walk::records(argument(&rotated)), Opener::new(&[store.target.clone()]));
+    let (records, opener) = (walk::records(argument(&rotated)), Opener::new(std::slice::from_ref(&store.target)));
     whole(&rotated);
     let mut kept = 0;
     for (key, digest) in &store.truth {
@@ -388,7 +393,7 @@ fn values_under_kms_are_decrypted_and_put_under_a_static_key() {
     for more in [&[][..], &["--drop-history"]] {
         let drop_history = !more.is_empty();
         let rotated = store.rotated(&format!("rotated-{drop_history}.db"), more);
-        let opener = Opener::new(&[store.target.clone()]);
+        let opener = Opener::new(std::slice::from_ref(&store.target));
         store.holds(&rotated, Path::new(&store.source), drop_history, &opener);
         store.is_served(&rotated);
         let stripped = store.stripped(&format!("stripped-{drop_history}.db"), more);
