@@ -98,8 +98,10 @@ impl Nonces {
         let Form::Sealed(sealed) = prefix::form(value) else { return None };
         if sealed.kind == SealedKind::AesCbc {
             let moved = verdict.findings.contains(ValueFinding::NameMismatch);
-            let wanted = moved || verdict.opened_by.is_none();
-            let digest = last_blocks(&self.key, value).filter(|_| wanted)?;
+            if !moved && verdict.opened_by.is_some() {
+                return None;
+            }
+            let digest = last_blocks(&self.key, value)?;
             if moved {
                 self.moved.insert(digest);
             }

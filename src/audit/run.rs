@@ -354,7 +354,7 @@ impl Visitor for Worker<'_> {
         }
         let rules = self.common.rules;
         let memory = &mut self.memory;
-        let scope = memory.scope(&address, kv.key, rules);
+        let scope = memory.scope(&address, kv.key, self.locator.folder(), rules);
         let guard = memory.scopes.get(scope).map_or(Guard::Nobody, |scope| scope.guard);
         let verdict = judge(rules, &self.common.options.deks, (&address, guard), kv.key, kv.value, &mut self.scratch);
         let class = memory.class(scope, &verdict, rules, main);
@@ -381,7 +381,7 @@ impl Visitor for Worker<'_> {
         }
         let rules = self.common.rules;
         let memory = &mut self.memory;
-        let scope = memory.scope(&address, kv.key, rules);
+        let scope = memory.scope(&address, kv.key, self.locator.folder(), rules);
         let guard = memory.scopes.get(scope).map_or(Guard::Nobody, |scope| scope.guard);
         let verdict = judge(rules, &self.common.options.deks, (&address, guard), kv.key, kv.value, &mut self.scratch);
         let class = memory.stray_class(scope, &verdict, rules);
@@ -398,21 +398,11 @@ struct Memory<'w> {
     names: Names<'w>,
     /// Numbers of scopes by the part of a key before the object's name.
     folders: HashMap<Vec<u8>, usize>,
-    /// Folders that were asked for lately and their scopes, each where [`recent_slot`] puts it.
-    recent: Vec<Option<(Vec<u8>, usize)>>,
+    /// The scopes of folders by the numbers under which the locator remembers them.
+    numbered: Vec<Option<usize>>,
     scopes: Vec<MetScope>,
     /// Classes of what is outside the tree, whose revisions count for nothing.
     strays: HashMap<Class, u32>,
-}
-
-/// So many folders are found without hashing them in earnest.
-const RECENT_FOLDERS: usize = 4096;
-
-/// Where a folder is remembered. Folders may share a place, by chance or somebody's will; then each ousts the other.
-fn recent_slot(folder: &[u8]) -> usize {
-    // Folders differ at their end, in the namespace.
-    let end = folder.last_chunk().map_or(folder.len() as u64, |end| u64::from_le_bytes(*end));
-    (end.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - RECENT_FOLDERS.trailing_zeros())) as usize
 }
 
 /// A scope that a worker met.
@@ -422,20 +412,27 @@ struct MetScope {
     met: Met,
 }
 
+/// Numbers of folders beyond so many are not made use of: a store whose folders oust each other gives one to every record.
+const NUMBERED_FOLDERS: usize = 1 << 16;
+
 impl<'w> Memory<'w> {
     fn new(classes: &'w Classes) -> Self {
         Self {
             classes,
             names: Names::new(classes),
             folders: HashMap::new(),
-            recent: vec![None; RECENT_FOLDERS],
+            numbered: Vec::new(),
             scopes: Vec::new(),
             strays: HashMap::new(),
         }
     }
 
-    /// The index of the scope of what a key leads to.
-    fn scope(&mut self, address: &Address<'_>, key: &[u8], rules: &Rules) -> usize {
+    /// The index of the scope of what a key leads to. `number` is that of its folder, where there is one.
+    fn scope(&mut self, address: &Address<'_>, key: &[u8], number: Option<u32>, rules: &Rules) -> usize {
+        let number = number.map(|number| number as usize).filter(|number| *number < NUMBERED_FOLDERS);
+        if let Some(Some(Some(index))) = number.map(|number| self.numbered.get(number)) {
+            return *index;
+        }
         let folder = match address {
             // All objects of a resource and namespace share what stands before their names.
             Address::Object(object) => key.get(..key.len().saturating_sub(object.name.len())).unwrap_or(key),
@@ -443,12 +440,6 @@ impl<'w> Memory<'w> {
             Address::Reserved(Reserved::Bootstrap) | Address::Foreign => b"foreign",
             Address::Reserved(_) => b"reserved",
         };
-        let slot = recent_slot(folder);
-        if let Some(Some((recent, index))) = self.recent.get(slot)
-            && recent == folder
-        {
-            return *index;
-        }
         let index = match self.folders.get(folder) {
             Some(index) => *index,
             None => {
@@ -458,8 +449,13 @@ impl<'w> Memory<'w> {
                 self.scopes.len() - 1
             }
         };
-        if let Some(recent) = self.recent.get_mut(slot) {
-            *recent = Some((folder.to_vec(), index));
+        if let Some(number) = number {
+            if self.numbered.len() <= number {
+                self.numbered.resize(number + 1, None);
+            }
+            if let Some(place) = self.numbered.get_mut(number) {
+                *place = Some(index);
+            }
         }
         index
     }

@@ -20,6 +20,9 @@ const PLACE_BITS: u32 = FOLDERS.trailing_zeros();
 pub struct Locator {
     roots: Arc<Roots>,
     folders: Vec<Option<Folder>>,
+    /// The folders that were remembered so far, those that were forgotten included.
+    count: u32,
+    last: Option<u32>,
 }
 
 /// A folder in which nothing can lie but objects of a built-in resource.
@@ -29,12 +32,14 @@ struct Folder {
     built_in: &'static BuiltIn,
     /// Where the part of a key begins that follows the resource's path.
     tail: usize,
+    /// No other folder has it, and none that is forgotten had it.
+    number: u32,
 }
 
 impl Locator {
     /// Knows no folder yet.
     pub fn new(roots: Arc<Roots>) -> Self {
-        Self { roots, folders: vec![None; FOLDERS] }
+        Self { roots, folders: vec![None; FOLDERS], count: 0, last: None }
     }
 
     /// The roots.
@@ -51,16 +56,26 @@ impl Locator {
             && let Some(tail) = key.get(folder.tail..).and_then(|tail| std::str::from_utf8(tail).ok())
             && let Some(object) = built_in_object(folder.built_in, tail)
         {
+            self.last = Some(folder.number);
             return Address::Object(object);
         }
+        self.last = None;
         let address = self.roots.locate(key);
         if matches!(address, Address::Object(_))
             && let Some((built_in, tail)) = self.roots.built_in(key)
             && let Some(slot) = self.folders.get_mut(place)
         {
-            *slot = Some(Folder { path: path.to_vec(), built_in, tail });
+            *slot = Some(Folder { path: path.to_vec(), built_in, tail, number: self.count });
+            self.last = Some(self.count);
+            self.count = self.count.saturating_add(1);
         }
         address
+    }
+
+    /// The number of the folder in which the key lies that was located last, where it is remembered: what is true of a
+    /// resource and namespace can be kept under it.
+    pub fn folder(&self) -> Option<u32> {
+        self.last
     }
 }
 
@@ -111,8 +126,13 @@ mod tests {
         for (roots, remembers) in cases {
             let roots = Arc::new(Roots::given(roots));
             let mut locator = Locator::new(roots.clone());
+            let mut numbered = std::collections::HashMap::new();
             for key in keys.iter().chain(keys.iter().rev()).chain(&keys) {
                 assert_eq!(locator.locate(key), roots.locate(key), "{:?} {roots:?}", String::from_utf8_lossy(key));
+                if let Some(folder) = locator.folder() {
+                    let path = key.iter().rposition(|byte| *byte == b'/').map(|slash| &key[..=slash]);
+                    assert_eq!(*numbered.entry(folder).or_insert(path), path);
+                }
             }
             assert_eq!(locator.folders.iter().flatten().count() > 1, remembers, "{roots:?}");
         }

@@ -10,8 +10,8 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use sha2::{Digest, Sha256};
 
@@ -20,6 +20,7 @@ use crate::bbolt::page::LeafElement;
 use crate::bbolt::{Fault, FaultKind, Faults};
 use crate::etcd::{Around, KeyValue, schema};
 use crate::kube::key::Roots;
+use crate::kube::locator::Locator;
 use crate::provider::chain::Answer;
 use crate::provider::kms::SealForm;
 use crate::provider::plaintext::Plaintext;
@@ -40,7 +41,7 @@ pub struct Source<'s> {
     /// How deep its tree is known to be.
     pub depth: Depth,
     /// Where the API servers keep their objects.
-    pub roots: &'s Roots,
+    pub roots: &'s Arc<Roots>,
 }
 
 /// What was proved.
@@ -123,6 +124,7 @@ struct Comparing<'c> {
     held: &'c Held<'c>,
     old: LeafReader<'c>,
     new: Follower<'c>,
+    locator: Locator,
     guards: Folders,
     scratch: Scratch,
     /// Room for one record.
@@ -138,6 +140,7 @@ impl<'c> Comparing<'c> {
             held,
             old: held.old.reader(),
             new: Follower { groups: held.new, reader: held.new.reader(), leaf: 0, pair: 0, end: 0, loaded: false },
+            locator: Locator::new(held.source.roots.clone()),
             guards: Folders::default(),
             scratch: Scratch::default(),
             expected: Vec::new(),
@@ -151,12 +154,12 @@ impl<'c> Comparing<'c> {
             if self.held.job.interrupted.load(Ordering::Relaxed) {
                 return Err(RewriteError::Interrupted);
             }
-            let mut begun = false;
+            let (mut begun, mut read) = (false, 0);
             for leaf in leaves.clone() {
-                let bytes = self.old.load(leaf, leaves.end, &mut self.faults);
-                (self.held.job.pass.progress)(bytes);
+                read += self.old.load(leaf, leaves.end, &mut self.faults);
                 self.leaf(leaf, &mut begun)?;
             }
+            (self.held.job.pass.progress)(read);
             if begun {
                 self.new.ends()?;
             }
@@ -182,7 +185,7 @@ impl<'c> Comparing<'c> {
             }
             let mut comparing = One {
                 policy: &self.held.job.policy,
-                roots: self.held.source.roots,
+                locator: &mut self.locator,
                 guards: &mut self.guards,
                 scratch: &mut self.scratch,
                 expected: &mut self.expected,
@@ -198,7 +201,7 @@ impl<'c> Comparing<'c> {
 /// One record and what was written of it.
 struct One<'o> {
     policy: &'o Policy<'o>,
-    roots: &'o Roots,
+    locator: &'o mut Locator,
     guards: &'o mut Folders,
     scratch: &'o mut Scratch,
     expected: &'o mut Vec<u8>,
@@ -211,8 +214,8 @@ impl One<'_> {
             return if found == stored { Ok(()) } else { Err(unlike(record, "is another deletion")) };
         }
         let kv = &record.kv;
-        let address = self.roots.locate(kv.key);
-        let guards = self.guards.of(&address, kv.key, self.policy);
+        let address = self.locator.locate(kv.key);
+        let guards = self.guards.of(&address, self.locator.folder(), self.policy);
         if found == stored {
             let decided = self.policy.decide(&address, guards, kv.key, kv.value, self.scratch);
             return match decided.decision {

@@ -6,8 +6,8 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::audit::survey;
@@ -17,6 +17,7 @@ use crate::bbolt::write::{Fill, WriteError, Writer};
 use crate::bbolt::{Fault, Faults};
 use crate::etcd::schema;
 use crate::kube::key::{Address, Reserved, Roots};
+use crate::kube::locator::Locator;
 use crate::source::digest::{self, Digests, Trailer};
 use crate::source::ordered::{Groups, LeafReader};
 use crate::source::snapshot::{LaidOut, PassOptions, ReadError, Snapshot};
@@ -90,7 +91,7 @@ pub struct Written {
     /// The source's digests.
     pub digests: Option<Digests>,
     /// Where the API servers keep their objects.
-    pub roots: Roots,
+    pub roots: Arc<Roots>,
     /// How deep the tree of the source is known to be.
     pub depth: Depth,
     /// The newer meta record of what was written.
@@ -184,7 +185,7 @@ fn attempt(
     }
     let laid = snapshot.lay_out(depth)?;
     let given = roots.is_some();
-    let roots = roots.unwrap_or_else(|| survey::sampled_roots(snapshot.pages(), &laid.outline));
+    let roots = Arc::new(roots.unwrap_or_else(|| survey::sampled_roots(snapshot.pages(), &laid.outline)));
     let groups = laid.groups();
     let kinds = Kinds::default();
     let common = Common {
@@ -251,7 +252,7 @@ fn sound(snapshot: &Snapshot, laid: LaidOut<'_>, found: Faults, digests: Option<
 /// What all workers share.
 struct Common<'c> {
     job: &'c Job<'c>,
-    roots: &'c Roots,
+    roots: &'c Arc<Roots>,
     kinds: &'c Kinds,
     key: TraceKey,
     /// A value was refused, so nothing needs to be written any more.
@@ -402,6 +403,7 @@ fn bring_to_disk(file: &File, written: &AtomicU64, done: &AtomicBool) -> io::Res
 struct Worker<'w> {
     common: &'w Common<'w>,
     memory: Memory<'w>,
+    locator: Locator,
     guards: Folders,
     scratch: Scratch,
     batch: Batch,
@@ -415,6 +417,7 @@ impl<'w> Worker<'w> {
         Self {
             common,
             memory: Memory::new(common.kinds),
+            locator: Locator::new(common.roots.clone()),
             guards: Folders::default(),
             scratch: Scratch::default(),
             batch: Batch::default(),
@@ -435,9 +438,9 @@ impl<'w> Worker<'w> {
             }
             let mut packer = turns.map(Turns::packer);
             let target = self.common.job.policy.target;
+            let mut read = 0;
             for leaf in leaves.clone() {
-                let bytes = reader.load(leaf, leaves.end, &mut self.gathered.faults);
-                (self.common.job.pass.progress)(bytes);
+                read += reader.load(leaf, leaves.end, &mut self.gathered.faults);
                 self.leaf(leaf, &reader, turns.is_some())?;
                 if let (Some(turns), Some(packing)) = (turns, &mut packer)
                     && self.batch.is_full()
@@ -448,6 +451,7 @@ impl<'w> Worker<'w> {
                     }
                 }
             }
+            (self.common.job.pass.progress)(read);
             if let (Some(turns), Some(mut packer)) = (turns, packer) {
                 self.batch.pack(&mut packer, target)?;
                 turns.hand_over(group, packer.finish())?;
@@ -483,10 +487,10 @@ impl<'w> Worker<'w> {
             }
             return Ok(());
         }
-        let address = self.common.roots.locate(kv.key);
-        self.gathered.unlisted |= address == Address::Foreign && self.common.roots.unlisted(kv.key);
+        let address = self.locator.locate(kv.key);
+        self.gathered.unlisted |= address == Address::Foreign && self.locator.roots().unlisted(kv.key);
         self.gathered.inside.see(&address);
-        let guards = self.guards.of(&address, kv.key, &job.policy);
+        let guards = self.guards.of(&address, self.locator.folder(), &job.policy);
         let decided = job.policy.decide(&address, guards, kv.key, kv.value, &mut self.scratch);
         let tag = self.memory.number(&address, &decided);
         self.traces.leave(kv.key, *place, tag);
@@ -529,32 +533,31 @@ impl Inside {
     }
 }
 
-/// Who guards what, by the part of a key before the object's name, so that it is resolved once for each folder.
+/// Numbers of folders beyond so many are not made use of: a store whose folders oust each other gives one to every record.
+const NUMBERED_FOLDERS: usize = 1 << 16;
+
+/// Who guards what, by the numbers under which the locator remembers folders, so that it is resolved once for each.
 #[derive(Debug, Default)]
 pub struct Folders {
-    known: std::collections::HashMap<Vec<u8>, Guards>,
-    last: Option<(Vec<u8>, Guards)>,
+    known: Vec<Option<Guards>>,
 }
 
 impl Folders {
-    /// Who guards the value at a key.
-    pub fn of(&mut self, address: &Address<'_>, key: &[u8], policy: &Policy<'_>) -> Guards {
-        let Address::Object(object) = address else { return policy.guards(address) };
-        let folder = key.get(..key.len().saturating_sub(object.name.len())).unwrap_or(key);
-        if let Some((known, guards)) = &self.last
-            && known == folder
-        {
+    /// Who guards the value of a key; `number` is that of its folder, where there is one.
+    pub fn of(&mut self, address: &Address<'_>, number: Option<u32>, policy: &Policy<'_>) -> Guards {
+        let Some(number) = number.map(|number| number as usize).filter(|number| *number < NUMBERED_FOLDERS) else {
+            return policy.guards(address);
+        };
+        if let Some(Some(guards)) = self.known.get(number) {
             return *guards;
         }
-        let guards = match self.known.get(folder) {
-            Some(guards) => *guards,
-            None => {
-                let guards = policy.guards(address);
-                self.known.insert(folder.to_vec(), guards);
-                guards
-            }
-        };
-        self.last = Some((folder.to_vec(), guards));
+        let guards = policy.guards(address);
+        if self.known.len() <= number {
+            self.known.resize(number + 1, None);
+        }
+        if let Some(place) = self.known.get_mut(number) {
+            *place = Some(guards);
+        }
         guards
     }
 }
