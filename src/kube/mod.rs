@@ -4,10 +4,12 @@
 //! then [`payload`]; [`roots`], [`locator`], [`custom`] and [`select`] build on them.
 
 pub mod custom;
+pub mod document;
 pub mod key;
 pub mod locator;
 pub mod payload;
 pub mod resource;
 pub mod roots;
+pub mod schema;
 pub mod select;
 pub mod table;
