@@ -12,6 +12,7 @@ pub mod output;
 #[cfg(feature = "kms")]
 pub mod plugin;
 pub mod provider;
+pub mod recover;
 pub mod report;
 pub mod rewrite;
 pub mod source;

@@ -153,7 +153,7 @@ pub fn judge<'v>(
 }
 
 /// Who guards the value, where the resource's group is only known to the object inside.
-fn settle(
+pub(crate) fn settle(
     rules: &Rules,
     deks: &Deks,
     (address, guard): (&Address<'_>, Guard),

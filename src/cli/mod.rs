@@ -8,6 +8,7 @@ mod change;
 mod check;
 mod completion;
 mod config;
+mod decode;
 mod exit;
 mod fit;
 mod hint;
@@ -58,6 +59,7 @@ Examples:
   atrest keys snapshot.db -c encryption-config.yaml --require-unused key1
   atrest fit snapshot.db /backup/*/encryption-config.yaml
   atrest check snapshot.db
+  atrest decode value.bin
   atrest rewrite snapshot.db -c current.yaml --to target.yaml -o rotated.db
   atrest config check encryption-config.yaml
   atrest config rotate encryption-config.yaml --stage prepare -o prepared.yaml";
@@ -69,6 +71,7 @@ enum Command {
     Fit(fit::Args),
     Check(check::Args),
     Rewrite(Box<rewrite::Args>),
+    Decode(decode::Args),
     #[command(subcommand)]
     Config(config::Command),
     Completion(completion::Args),
@@ -93,6 +96,7 @@ pub fn main() -> ExitCode {
         Command::Fit(args) => fit::run(args, &cli.global),
         Command::Check(args) => check::run(args, &cli.global),
         Command::Rewrite(args) => rewrite::run(args, &cli.global),
+        Command::Decode(args) => decode::run(args, &cli.global),
         Command::Config(command) => config::run(command, &cli.global),
         Command::Completion(args) => completion::run(args),
         Command::Man(args) => man::run(args),

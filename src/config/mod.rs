@@ -263,3 +263,25 @@ fn tolerate_rules(lints: &mut Vec<Lint>, broken: Vec<Broken>) -> Result<(), Vec<
     }
     Ok(())
 }
+
+/// A YAML text as the JSON that kube-apiserver would make of it; none where it would refuse the text.
+#[cfg(test)]
+pub(crate) fn yaml_as_json(text: &str) -> Option<serde_json::Value> {
+    fn value(node: &Node) -> Option<serde_json::Value> {
+        use serde_json::Value;
+        Some(match &node.value {
+            tree::Value::Null => Value::Null,
+            tree::Value::Bool(value) => Value::Bool(*value),
+            tree::Value::Number(text) => serde_json::from_str(text).ok()?,
+            tree::Value::Text(text) => Value::String(text.to_string()),
+            tree::Value::List(items) => Value::Array(items.iter().map(value).collect::<Option<_>>()?),
+            tree::Value::Map(fields) => Value::Object(
+                fields
+                    .iter()
+                    .map(|field| Some((field.name.to_string(), value(&field.value)?)))
+                    .collect::<Option<_>>()?,
+            ),
+        })
+    }
+    value(&yaml::read(text.as_bytes()).ok()?.root)
+}

@@ -10,6 +10,7 @@ pub mod fit;
 pub mod json;
 pub mod jsonl;
 pub mod keys;
+pub mod object;
 pub mod paint;
 pub mod remedy;
 pub mod rewrite;
@@ -17,6 +18,7 @@ pub mod row;
 pub mod shell;
 pub mod table;
 pub mod text;
+pub mod yaml;
 
 use std::collections::VecDeque;
 use std::io::{self, Write};

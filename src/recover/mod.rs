@@ -1,0 +1,9 @@
+//! Getting objects out: from stored values to what an API server would have served.
+//!
+//! [`stored`] reads one value as it is copied about, [`open`] gives one value's plaintext; [`get`] finds the values that are asked for and decodes them in order. Nothing here knows
+//! forms of output.
+
+pub mod open;
+pub mod stored;
+
+pub use crate::kube::document::{Document, Malformed, Node, Scalar};
