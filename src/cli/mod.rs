@@ -11,6 +11,7 @@ mod config;
 mod decode;
 mod exit;
 mod fit;
+mod get;
 mod hint;
 mod judge;
 mod keys;
@@ -59,6 +60,7 @@ Examples:
   atrest keys snapshot.db -c encryption-config.yaml --require-unused key1
   atrest fit snapshot.db /backup/*/encryption-config.yaml
   atrest check snapshot.db
+  atrest get snapshot.db secrets -A -c encryption-config.yaml
   atrest decode value.bin
   atrest rewrite snapshot.db -c current.yaml --to target.yaml -o rotated.db
   atrest config check encryption-config.yaml
@@ -71,6 +73,7 @@ enum Command {
     Fit(fit::Args),
     Check(check::Args),
     Rewrite(Box<rewrite::Args>),
+    Get(Box<get::Args>),
     Decode(decode::Args),
     #[command(subcommand)]
     Config(config::Command),
@@ -96,6 +99,7 @@ pub fn main() -> ExitCode {
         Command::Fit(args) => fit::run(args, &cli.global),
         Command::Check(args) => check::run(args, &cli.global),
         Command::Rewrite(args) => rewrite::run(args, &cli.global),
+        Command::Get(args) => get::run(args, &cli.global),
         Command::Decode(args) => decode::run(args, &cli.global),
         Command::Config(command) => config::run(command, &cli.global),
         Command::Completion(args) => completion::run(args),

@@ -6,6 +6,7 @@
 pub mod custom;
 pub mod document;
 pub mod key;
+pub mod labels;
 pub mod locator;
 pub mod payload;
 pub mod resource;

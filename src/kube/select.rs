@@ -180,6 +180,28 @@ impl Selected {
             })
     }
 
+    /// Everything.
+    pub fn everything() -> Self {
+        Self { everything: true, wanted: Vec::new() }
+    }
+
+    /// Whether nothing in a store could change what it means: it names only resources that every cluster has.
+    pub fn is_settled(&self) -> bool {
+        let always = |wanted: &Wanted| {
+            BUILT_INS.iter().any(|built_in| {
+                built_in.served == Served::Always
+                    && built_in.group == wanted.resource.group
+                    && built_in.resource == wanted.resource.resource
+            })
+        };
+        self.everything || self.wanted.iter().all(always)
+    }
+
+    /// The names that are asked for one by one, each with its resource.
+    pub fn names(&self) -> impl Iterator<Item = (&GroupResource, &str)> {
+        self.wanted.iter().flat_map(|wanted| wanted.names.iter().map(|name| (&wanted.resource, name.as_str())))
+    }
+
     /// The resources that it selects; none if it selects everything.
     pub fn resources(&self) -> impl Iterator<Item = &GroupResource> {
         self.wanted.iter().map(|wanted| &wanted.resource)

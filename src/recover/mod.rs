@@ -3,7 +3,9 @@
 //! [`stored`] reads one value as it is copied about, [`open`] gives one value's plaintext; [`get`] finds the values that are asked for and decodes them in order. Nothing here knows
 //! forms of output.
 
+pub mod get;
 pub mod open;
 pub mod stored;
 
-pub use crate::kube::document::{Document, Malformed, Node, Scalar};
+pub use crate::kube::document::{self, Document, Malformed, Node, Scalar};
+pub use crate::kube::resource::GroupResource;

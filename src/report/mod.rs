@@ -4,6 +4,7 @@
 //! [`table`] the same for a person. [`check`] and [`config`] are the forms of those commands.
 
 pub mod check;
+pub mod columns;
 pub mod config;
 pub mod csv;
 pub mod fit;
@@ -11,6 +12,8 @@ pub mod json;
 pub mod jsonl;
 pub mod keys;
 pub mod object;
+pub mod objects;
+pub mod objects_table;
 pub mod paint;
 pub mod remedy;
 pub mod rewrite;

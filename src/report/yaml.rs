@@ -24,6 +24,22 @@ pub fn write(node: Node<'_, '_>, out: &mut String) {
     }
 }
 
+/// Writes a value as an item of a list that stands at the margin.
+pub fn write_item(node: Node<'_, '_>, out: &mut String) {
+    out.push_str("- ");
+    item(node, 0, out);
+}
+
+fn item(node: Node<'_, '_>, indent: usize, out: &mut String) {
+    match node.scalar() {
+        Scalar::Object | Scalar::Array if !is_empty(node) => block(node, indent + 2, true, out),
+        _ => {
+            leaf(node, indent, out);
+            out.push('\n');
+        }
+    }
+}
+
 fn is_empty(node: Node<'_, '_>) -> bool {
     node.items().next().is_none() && node.members().next().is_none()
 }
@@ -35,16 +51,10 @@ fn block(node: Node<'_, '_>, indent: usize, mut begun: bool, out: &mut String) {
             blanks(indent, out);
         }
     };
-    for item in node.items() {
+    for one in node.items() {
         line(out);
         out.push_str("- ");
-        match item.scalar() {
-            Scalar::Object | Scalar::Array if !is_empty(item) => block(item, indent + 2, true, out),
-            _ => {
-                leaf(item, indent, out);
-                out.push('\n');
-            }
-        }
+        item(one, indent, out);
     }
     for (key, value) in node.members() {
         line(out);
@@ -266,7 +276,6 @@ mod tests {
             "\"a\"",
             "{a}",
             "[a]",
-            "a, b",
             " a",
             "a ",
             "---",
@@ -288,6 +297,7 @@ mod tests {
             "5Gi",
             "app.kubernetes.io/name",
             "two words",
+            "a, b",
             "v1",
         ] {
             assert!(is_plain(text), "{text}");

@@ -7,6 +7,7 @@ mod damage;
 mod etcdutl;
 mod fit;
 mod fixtures;
+mod get;
 mod hygiene;
 mod keys;
 mod layers;

@@ -1,0 +1,305 @@
+//! Objects as kubectl prints them: JSON and YAML, a `List` of several, one a line, or names.
+//!
+//! What could not be opened or decoded is no gap in a list: it stands there with its name, and with `$closed` or `$undecodable`,
+//! which says why.
+
+use std::io::{self, Write};
+
+use base64::prelude::{BASE64_STANDARD, Engine};
+use rayon::prelude::*;
+use serde_json::json;
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::recover::get::{Content, Item};
+use crate::recover::{Document, Node, Scalar};
+
+use super::object::pretty;
+use super::text::harmless;
+use super::yaml;
+
+/// A form of output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// YAML.
+    Yaml,
+    /// JSON on several lines.
+    Json,
+    /// One object a line.
+    Jsonl,
+    /// `secret/db`, one a line.
+    Name,
+}
+
+/// How deep the objects of a list are indented in JSON.
+const LIST_INDENT: usize = 8;
+
+/// Writes objects as they come.
+pub struct Objects<'o> {
+    out: &'o mut dyn Write,
+    form: Form,
+    /// Whether they are the items of a list.
+    list: bool,
+    /// Whether the data of Secrets is shown as text.
+    decode: bool,
+    any: bool,
+}
+
+impl<'o> Objects<'o> {
+    /// Begins. Without `list` the one object stands for itself.
+    pub fn new(out: &'o mut dyn Write, form: Form, list: bool, decode: bool) -> Self {
+        let list = list && matches!(form, Form::Json | Form::Yaml);
+        Self { out, form, list, decode, any: false }
+    }
+
+    /// Writes some more.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be written.
+    pub fn write(&mut self, items: &[Item]) -> io::Result<()> {
+        let (form, list, decode) = (self.form, self.list, self.decode);
+        let texts: Vec<Zeroizing<String>> = items.par_iter().map(|item| text(form, list, decode, item)).collect();
+        for text in &texts {
+            if self.list && !self.any {
+                self.out.write_all(self.opening().as_bytes())?;
+            }
+            if self.list && self.form == Form::Json {
+                self.out.write_all(if self.any { b",\n        " } else { b"\n        " })?;
+            }
+            self.out.write_all(text.as_bytes())?;
+            self.any = true;
+        }
+        Ok(())
+    }
+
+    /// Writes what stands behind the last object.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    pub fn finish(&mut self) -> io::Result<()> {
+        if !self.list {
+            return Ok(());
+        }
+        if self.form == Form::Yaml {
+            let empty = if self.any { "" } else { "apiVersion: v1\nitems: []\n" };
+            return write!(self.out, "{empty}kind: List\nmetadata:\n  resourceVersion: \"\"\n");
+        }
+        let head = if self.any { "\n    ]" } else { "{\n    \"apiVersion\": \"v1\",\n    \"items\": []" };
+        let tail = ",\n    \"kind\": \"List\",\n    \"metadata\": {\n        \"resourceVersion\": \"\"\n    }\n}\n";
+        write!(self.out, "{head}{tail}")
+    }
+
+    fn opening(&self) -> &'static str {
+        match self.form {
+            Form::Yaml => "apiVersion: v1\nitems:\n",
+            _ => "{\n    \"apiVersion\": \"v1\",\n    \"items\": [",
+        }
+    }
+}
+
+/// One object in its form.
+fn text(form: Form, list: bool, decode: bool, item: &Item) -> Zeroizing<String> {
+    let mut text = Zeroizing::new(String::new());
+    if form == Form::Name {
+        text.push_str(&name(item));
+        text.push('\n');
+        return text;
+    }
+    let mut json = json_of(item);
+    if decode && let Some(decoded) = decoded_secret(&json) {
+        json = decoded;
+    }
+    let Ok(document) = Document::parse(&json) else { return text };
+    match form {
+        Form::Yaml if list => yaml::write_item(document.root(), &mut text),
+        Form::Yaml => yaml::write(document.root(), &mut text),
+        Form::Json if list => pretty(document.root(), LIST_INDENT, &mut text),
+        Form::Json => {
+            pretty(document.root(), 0, &mut text);
+            text.push('\n');
+        }
+        Form::Jsonl | Form::Name => {
+            text.push_str(&String::from_utf8_lossy(&json));
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// `secret/db`, `deployment.apps/web`.
+pub fn name(item: &Item) -> String {
+    let kind = item.kind.map_or_else(|| item.resource.resource.clone(), str::to_ascii_lowercase);
+    let group = &item.resource.group;
+    let dot = if group.is_empty() { "" } else { "." };
+    harmless(&format!("{kind}{dot}{group}/{}", item.name)).into_owned()
+}
+
+/// The object, or what stands in its place.
+fn json_of(item: &Item) -> Zeroizing<Vec<u8>> {
+    let (key, what) = match &item.content {
+        Content::Object { json, .. } => return json.clone(),
+        Content::Closed { sealed, reason } => (
+            "$closed",
+            json!({"key": sealed.name, "provider": sealed.provider, "reason": reason, "version": sealed.version}),
+        ),
+        Content::Undecodable { payload, error } => {
+            ("$undecodable", json!({"payload": BASE64_STANDARD.encode(payload), "reason": error.to_string()}))
+        }
+    };
+    let mut metadata = json!({"name": item.name, "resourceVersion": item.mod_revision.to_string()});
+    let mut object = json!({});
+    if let (Some(members), false) = (metadata.as_object_mut(), item.namespace.is_empty()) {
+        members.insert("namespace".to_owned(), json!(item.namespace));
+    }
+    if let Some(members) = object.as_object_mut() {
+        members.insert(key.to_owned(), what);
+        members.insert("metadata".to_owned(), metadata);
+        if let Some(kind) = item.kind {
+            members.insert("kind".to_owned(), json!(kind));
+        }
+    }
+    Zeroizing::new(object.to_string().into_bytes())
+}
+
+/// A Secret whose data that is text stands in `stringData`, which an API server takes as well; none for what is no Secret.
+fn decoded_secret(json: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let document = Document::parse(json).ok()?;
+    let root = document.root();
+    let text = |name: &str| root.get(name).and_then(Node::text);
+    let is_secret =
+        text("kind").is_some_and(|kind| kind == "Secret") && text("apiVersion").is_some_and(|version| version == "v1");
+    let data = root.get("data").filter(|data| is_secret && data.scalar() == Scalar::Object)?;
+    let (mut texts, mut rest) = (Vec::new(), Vec::new());
+    for (key, value) in data.sorted() {
+        let decoded = value.text().and_then(|value| BASE64_STANDARD.decode(value.as_bytes()).ok());
+        match decoded.map(String::from_utf8) {
+            Some(Ok(decoded)) => texts.push((key, Zeroizing::new(decoded))),
+            Some(Err(error)) => {
+                error.into_bytes().zeroize();
+                rest.push((key, value));
+            }
+            None => rest.push((key, value)),
+        }
+    }
+    let mut out = Zeroizing::new(vec![b'{']);
+    let write_key = |key: &str, out: &mut Vec<u8>| {
+        if !matches!(out.last(), Some(b'{')) {
+            out.push(b',');
+        }
+        out.extend(serde_json::Value::from(key).to_string().into_bytes());
+        out.push(b':');
+    };
+    let write_texts = |texts: &[(_, Zeroizing<String>)], out: &mut Zeroizing<Vec<u8>>| {
+        write_key("stringData", out);
+        out.push(b'{');
+        for (key, text) in texts {
+            let key: &std::borrow::Cow<'_, str> = key;
+            write_key(key, out);
+            let mut quoted = serde_json::to_vec(text.as_str()).unwrap_or_default();
+            out.extend_from_slice(&quoted);
+            quoted.zeroize();
+        }
+        out.push(b'}');
+    };
+    let mut waiting = !texts.is_empty();
+    for (key, value) in root.sorted() {
+        if waiting && &*key > "stringData" {
+            write_texts(&texts, &mut out);
+            waiting = false;
+        }
+        if key == "data" {
+            if !rest.is_empty() {
+                write_key("data", &mut out);
+                out.push(b'{');
+                for (key, value) in &rest {
+                    write_key(key, &mut out);
+                    value.write(&mut out);
+                }
+                out.push(b'}');
+            }
+            continue;
+        }
+        write_key(&key, &mut out);
+        value.write(&mut out);
+    }
+    if waiting {
+        write_texts(&texts, &mut out);
+    }
+    out.push(b'}');
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_in_a_secret_is_shown_as_text_and_the_rest_stays_data() {
+        let json = br#"{"apiVersion":"v1","data":{"a":"eWVz","b":"/w==","c":""},"kind":"Secret","type":"Opaque"}"#;
+        let decoded = decoded_secret(json).unwrap();
+        assert_eq!(
+            std::str::from_utf8(&decoded).unwrap(),
+            r#"{"apiVersion":"v1","data":{"b":"/w=="},"kind":"Secret","stringData":{"a":"yes","c":""},"type":"Opaque"}"#
+        );
+        let last = br#"{"apiVersion":"v1","data":{"a":"eWVz"},"kind":"Secret"}"#;
+        assert_eq!(
+            std::str::from_utf8(&decoded_secret(last).unwrap()).unwrap(),
+            r#"{"apiVersion":"v1","kind":"Secret","stringData":{"a":"yes"}}"#
+        );
+        assert!(decoded_secret(br#"{"apiVersion":"v1","data":{"a":"eWVz"},"kind":"ConfigMap"}"#).is_none());
+    }
+
+    fn item(name: &str, content: Content) -> Item {
+        Item {
+            key: format!("/registry/secrets/default/{name}").into_bytes(),
+            resource: crate::recover::GroupResource::new("", "secrets"),
+            namespace: "default".to_owned(),
+            name: name.to_owned(),
+            kind: Some("Secret"),
+            mod_revision: 7,
+            content,
+        }
+    }
+
+    fn items() -> Vec<Item> {
+        let json = br#"{"apiVersion":"v1","kind":"Secret","metadata":{"name":"a"}}"#.to_vec();
+        let object = Content::Object { json: Zeroizing::new(json), payload: Zeroizing::default(), misplaced: false };
+        let sealed = crate::recover::open::SealedBy { provider: "aescbc", version: "v1", name: "key1".into() };
+        vec![item("a", object), item("b", Content::Closed { sealed, reason: "no".to_owned() })]
+    }
+
+    fn written(form: Form, list: bool, items: &[Item]) -> String {
+        let mut out = Vec::new();
+        let mut objects = Objects::new(&mut out, form, list, false);
+        objects.write(items).unwrap();
+        objects.finish().unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn lists_are_a_list_in_every_form_and_hide_nothing() {
+        let expected = json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": [
+            {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}},
+            {"$closed": {"key": "key1", "provider": "aescbc", "version": "v1", "reason": "no"}, "kind": "Secret",
+             "metadata": {"name": "b", "namespace": "default", "resourceVersion": "7"}},
+        ]});
+        let json: serde_json::Value = serde_json::from_str(&written(Form::Json, true, &items())).unwrap();
+        assert_eq!(json, expected);
+        let yaml = written(Form::Yaml, true, &items());
+        assert_eq!(crate::config::yaml_as_json(&yaml).unwrap(), expected);
+        assert!(yaml.starts_with("apiVersion: v1\nitems:\n- apiVersion: v1\n  kind: Secret\n"), "{yaml}");
+        assert_eq!(written(Form::Name, true, &items()), "secret/a\nsecret/b\n");
+        assert_eq!(written(Form::Jsonl, true, &items()).lines().count(), 2);
+        let empty = json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": []});
+        let json: serde_json::Value = serde_json::from_str(&written(Form::Json, true, &[])).unwrap();
+        assert_eq!(json, empty);
+        assert_eq!(crate::config::yaml_as_json(&written(Form::Yaml, true, &[])).unwrap(), empty);
+    }
+
+    #[test]
+    fn one_object_stands_for_itself() {
+        let text = written(Form::Yaml, false, &items()[..1]);
+        assert_eq!(text, "apiVersion: v1\nkind: Secret\nmetadata:\n  name: a\n");
+    }
+}
