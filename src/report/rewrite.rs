@@ -39,6 +39,7 @@ struct Document {
     rewritten: u64,
     unchanged: u64,
     unreadable: u64,
+    estimated_bytes: u64,
     plan: Vec<Row>,
     refused: Vec<RefusedRow>,
     refused_count: u64,
@@ -135,6 +136,7 @@ pub fn json(out: &mut dyn Write, outcome: &Outcome, context: &Context<'_>) -> io
         rewritten: totals.rewritten,
         unchanged: totals.unchanged,
         unreadable: totals.unreadable,
+        estimated_bytes: written.estimated_bytes,
         plan: written.rows.iter().map(|(kind, count)| row(kind, *count, context.target)).collect(),
         refused: written.refused.iter().map(refused).collect(),
         refused_count: totals.refused,
@@ -260,7 +262,9 @@ fn answer(
             return writeln!(out, "{} bytes, sha256 {}", grouped(product.bytes), hex(&product.sha256));
         }
         End::Planned(None) => {
-            return writeln!(out, "{}", paint.bold("[PLAN] dry run: nothing was written; nothing stands in the way"));
+            let bytes = grouped(outcome.written.estimated_bytes);
+            let line = format!("[PLAN] dry run: nothing stands in the way; the new file would have some {bytes} bytes");
+            return writeln!(out, "{}", paint.bold(&line));
         }
         End::Planned(Some(obstacle)) | End::Refused(obstacle) => {
             format!("[FAIL] {}: nothing was written", why(*obstacle, totals))

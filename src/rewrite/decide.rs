@@ -48,6 +48,19 @@ pub struct Guards {
     pub target: Guard,
 }
 
+/// A value, and where it stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'s> {
+    /// What its key addresses.
+    pub address: &'s Address<'s>,
+    /// Who guards it.
+    pub guards: Guards,
+    /// Its etcd key.
+    pub key: &'s [u8],
+    /// What is stored.
+    pub value: &'s [u8],
+}
+
 /// Room for what values hold, now and as written.
 #[derive(Debug, Default)]
 pub struct Scratch {
@@ -147,17 +160,11 @@ impl Policy<'_> {
     }
 
     /// Decides about a value.
-    pub fn decide<'d>(
-        &'d self,
-        address: &Address<'_>,
-        guards: Guards,
-        key: &[u8],
-        value: &'d [u8],
-        scratch: &'d mut Scratch,
-    ) -> Decided<'d> {
+    pub fn decide<'d>(&'d self, subject: Subject<'d>, scratch: &'d mut Scratch) -> Decided<'d> {
+        let Subject { address, guards, key, value } = subject;
         let Address::Object(object) = address else { return self.no_object(address, value) };
         if !self.selects(object) {
-            return self.unselected(object, guards, key, value, scratch);
+            return self.unselected(object, subject, scratch);
         }
         let verdict = judge(self.current, self.deks, (address, guards.current), key, value, &mut scratch.current);
         let (kind, key_name) = (verdict.kind, verdict.key_name.clone());
@@ -178,18 +185,20 @@ impl Policy<'_> {
     /// open. That it is the object which its key names is not looked at again.
     pub fn reopen<'d>(
         &'d self,
-        address: &Address<'_>,
-        guards: Guards,
-        key: &[u8],
-        value: &'d [u8],
+        subject: Subject<'d>,
         scratch: &'d mut Scratch,
     ) -> Option<(&'d [u8], Option<ChainRef>)> {
+        let Subject { address, guards, key, value } = subject;
         let Address::Object(object) = address else { return None };
         if !self.selects(object) {
             return None;
         }
         let Guard::Chain(current) = guards.current else {
-            return self.reopen_judged(address, guards, key, value, scratch);
+            // The object inside settles who guards it.
+            return match self.decide(subject, scratch).decision {
+                Decision::Rewritten { plaintext, chain, .. } => Some((plaintext, chain)),
+                Decision::Stays(_) | Decision::Refused(_) => None,
+            };
         };
         let Scratch { current: room, target } = scratch;
         let chain = self.current.chain(current)?;
@@ -198,21 +207,6 @@ impl Policy<'_> {
         let chain = self.target.chain(guards.target, object, plaintext)?;
         let stays = !self.renews(chain) && is_fresh(rules, deks, chain, (key, value), plaintext, target);
         (!stays).then_some((plaintext, Some(chain)))
-    }
-
-    /// The same where the object inside settles who guards it.
-    fn reopen_judged<'d>(
-        &'d self,
-        address: &Address<'_>,
-        guards: Guards,
-        key: &[u8],
-        value: &'d [u8],
-        scratch: &'d mut Scratch,
-    ) -> Option<(&'d [u8], Option<ChainRef>)> {
-        match self.decide(address, guards, key, value, scratch).decision {
-            Decision::Rewritten { plaintext, chain, .. } => Some((plaintext, chain)),
-            Decision::Stays(_) | Decision::Refused(_) => None,
-        }
     }
 
     fn selects(&self, object: &ObjectKey<'_>) -> bool {
@@ -238,16 +232,9 @@ impl Policy<'_> {
     }
 
     /// What was not selected stays, if the target can read it as it is.
-    fn unselected<'d>(
-        &'d self,
-        object: &ObjectKey<'_>,
-        guards: Guards,
-        key: &[u8],
-        value: &'d [u8],
-        scratch: &'d mut Scratch,
-    ) -> Decided<'d> {
-        let address = Address::Object(*object);
-        let verdict = judge(self.current, self.deks, (&address, guards.current), key, value, &mut scratch.current);
+    fn unselected<'d>(&'d self, object: &ObjectKey<'_>, subject: Subject<'d>, scratch: &'d mut Scratch) -> Decided<'d> {
+        let Subject { address, guards, key, value } = subject;
+        let verdict = judge(self.current, self.deks, (address, guards.current), key, value, &mut scratch.current);
         let Scratch { current, target } = scratch;
         let plaintext = verdict.plaintext(value, current).filter(|_| verdict.readable == Told::Yes);
         let refusal = plaintext.and_then(|plaintext| self.lock(object, guards, (key, value), plaintext, target));

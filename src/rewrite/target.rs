@@ -101,6 +101,12 @@ impl Target {
         }
     }
 
+    /// Bytes of a stored value that holds so many, as far as that is known before it is sealed: what a KMS plugin adds is not.
+    pub fn stored_bytes(&self, chain: Option<ChainRef>, plaintext: usize) -> usize {
+        let (Self::Configured { rules, .. }, Some(chain)) = (self, chain) else { return plaintext };
+        rules.chain(chain).and_then(|chain| chain.sealed_bytes(plaintext)).unwrap_or(plaintext)
+    }
+
     /// What a chain writes.
     pub fn writer(&self, chain: Option<ChainRef>) -> Label<'_> {
         match (self, chain) {

@@ -30,7 +30,7 @@ use crate::source::snapshot::{LaidOut, Snapshot};
 use crate::source::{Depth, PageFile, Record};
 
 use super::buckets::{self, Edits};
-use super::decide::{Decision, Policy, Scratch};
+use super::decide::{Decision, Policy, Scratch, Subject};
 use super::target::Target;
 use super::write::{Folders, Job, RewriteError};
 
@@ -216,8 +216,9 @@ impl One<'_> {
         let kv = &record.kv;
         let address = self.locator.locate(kv.key);
         let guards = self.guards.of(&address, self.locator.folder(), self.policy);
+        let subject = Subject { address: &address, guards, key: kv.key, value: kv.value };
         if found == stored {
-            let decided = self.policy.decide(&address, guards, kv.key, kv.value, self.scratch);
+            let decided = self.policy.decide(subject, self.scratch);
             return match decided.decision {
                 Decision::Stays(_) => Ok(()),
                 Decision::Rewritten { .. } => Err(unlike(record, "was to be written anew and was not")),
@@ -225,7 +226,7 @@ impl One<'_> {
             };
         }
         // That the source's value proves itself was seen when it was written anew, and the source has not changed since.
-        let Some((plaintext, chain)) = self.policy.reopen(&address, guards, kv.key, kv.value, self.scratch) else {
+        let Some((plaintext, chain)) = self.policy.reopen(subject, self.scratch) else {
             return Err(unlike(record, "was to stay and differs"));
         };
         let Some(written) = KeyValue::decode(found) else { return Err(unlike(record, "is no record")) };

@@ -13,8 +13,10 @@ use std::time::Duration;
 use crate::audit::survey;
 use crate::bbolt::check::Checker;
 use crate::bbolt::meta::Meta;
+use crate::bbolt::page::ELEMENT_BYTES;
 use crate::bbolt::write::{Fill, WriteError, Writer};
 use crate::bbolt::{Fault, Faults};
+use crate::etcd::revision::REVISION_BYTES;
 use crate::etcd::schema;
 use crate::kube::key::{Address, Reserved, Roots};
 use crate::kube::locator::Locator;
@@ -25,7 +27,7 @@ use crate::source::trace::{TraceKey, Traces, settle};
 use crate::source::{Depth, Record, SCHEMA_FAULT, StoreMeta};
 
 use super::buckets::{self, Edits};
-use super::decide::{Decided, Decision, Guards, Policy, Scratch};
+use super::decide::{Decided, Decision, Guards, Policy, Scratch, Subject};
 use super::keep::Kept;
 use super::seal::{Batch, MakeError};
 use super::tally::{Count, Kind, Kinds, Memory, Tally};
@@ -78,6 +80,8 @@ pub struct Refused {
 pub struct Written {
     /// What became of how many.
     pub rows: Vec<(Kind, Count)>,
+    /// Bytes that the new file will have, or has, as far as its records tell: pages are not always full to the same degree.
+    pub estimated_bytes: u64,
     /// What keeps the result from being taken, by key and revision: the first ones.
     pub refused: Vec<Refused>,
     /// What the distribution keeps inside the store of its own configuration.
@@ -221,6 +225,7 @@ fn attempt(
     refused.truncate(NAMED_REFUSED);
     Ok(Attempt::Done(Box::new(Written {
         rows: tally.rows(table),
+        estimated_bytes: (read.record_bytes as f64 / FILLED) as u64,
         refused,
         inside: read.inside,
         moves: read.moves,
@@ -261,9 +266,14 @@ struct Common<'c> {
     failed: AtomicBool,
 }
 
+/// How far leaf pages are filled.
+const FILLED: f64 = 0.9;
+
 /// What the workers gave, put together.
 #[derive(Default)]
 struct ReadAll {
+    /// Bytes of the pairs that are to be in the new file, their elements included.
+    record_bytes: u64,
     traces: Vec<Traces>,
     refused: Vec<Refused>,
     inside: Inside,
@@ -373,6 +383,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl ReadAll {
     fn absorb(&mut self, other: Self) {
+        self.record_bytes += other.record_bytes;
         self.traces.extend(other.traces);
         self.refused.extend(other.refused);
         self.inside.bootstrap |= other.inside.bootstrap;
@@ -478,6 +489,7 @@ impl<'w> Worker<'w> {
     fn record(&mut self, record: &Record<'_>, stored: &[u8], writes: bool) -> Result<(), MakeError> {
         let Record { place, revision, kv } = record;
         let job = self.common.job;
+        self.gathered.record_bytes += (ELEMENT_BYTES + REVISION_BYTES + stored.len()) as u64;
         let writes = writes && !self.common.refused.load(Ordering::Relaxed);
         if revision.tombstone {
             let tag = self.memory.deleted();
@@ -491,7 +503,8 @@ impl<'w> Worker<'w> {
         self.gathered.unlisted |= address == Address::Foreign && self.locator.roots().unlisted(kv.key);
         self.gathered.inside.see(&address);
         let guards = self.guards.of(&address, self.locator.folder(), &job.policy);
-        let decided = job.policy.decide(&address, guards, kv.key, kv.value, &mut self.scratch);
+        let subject = Subject { address: &address, guards, key: kv.key, value: kv.value };
+        let decided = job.policy.decide(subject, &mut self.scratch);
         let tag = self.memory.number(&address, &decided);
         self.traces.leave(kv.key, *place, tag);
         let Decided { decision, .. } = decided;
@@ -507,6 +520,8 @@ impl<'w> Worker<'w> {
             Decision::Stays(_) => {}
             Decision::Rewritten { plaintext, chain, moves } => {
                 self.gathered.moves |= moves;
+                let (before, after) = (kv.value.len(), job.policy.target.stored_bytes(chain, plaintext.len()));
+                self.gathered.record_bytes = (self.gathered.record_bytes + after as u64).saturating_sub(before as u64);
                 if writes {
                     let randomness: &mut dyn RandomStream = &mut *self.randomness;
                     let how = (job.policy.target, randomness);
