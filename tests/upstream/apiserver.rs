@@ -16,15 +16,15 @@ use super::program::{Row, argument, audit, cell, private, temporary};
 use super::rows::expect;
 use super::servers::{Release, Server};
 
-const SECRETS: &str = "/api/v1/namespaces/default/secrets";
-const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
-const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
+pub const SECRETS: &str = "/api/v1/namespaces/default/secrets";
+pub const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
+pub const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
 
 fn secret(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {"password": format!("of {name}")}})
 }
 
-fn populate(server: &KubeApiserver, tag: &str, count: usize) {
+pub fn populate(server: &KubeApiserver, tag: &str, count: usize) {
     for index in 0..count {
         let name = format!("{tag}-{index}");
         server.post(SECRETS, &secret(&name));
@@ -37,7 +37,7 @@ fn populate(server: &KubeApiserver, tag: &str, count: usize) {
 }
 
 /// The custom resource of these tests.
-fn define_widgets(server: &KubeApiserver) {
+pub fn define_widgets(server: &KubeApiserver) {
     let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
     let names = json!({"plural": "widgets", "singular": "widget", "kind": "Widget", "listKind": "WidgetList"});
     let version = json!({"name": "v1", "served": true, "storage": true, "schema": schema});
@@ -50,7 +50,7 @@ fn define_widgets(server: &KubeApiserver) {
 }
 
 /// A configuration for the three kinds of objects, with these providers.
-fn config(folder: &TempDir, name: &str, providers: &[&Value]) -> PathBuf {
+pub fn config(folder: &TempDir, name: &str, providers: &[&Value]) -> PathBuf {
     let resources = ["secrets", "configmaps", "widgets.example.com"];
     let config = json!({
         "apiVersion": "apiserver.config.k8s.io/v1", "kind": "EncryptionConfiguration",
@@ -59,7 +59,7 @@ fn config(folder: &TempDir, name: &str, providers: &[&Value]) -> PathBuf {
     PathBuf::from(private(folder, name, config.to_string().as_bytes()))
 }
 
-fn keys(provider: &str, name: &str) -> Value {
+pub fn keys(provider: &str, name: &str) -> Value {
     let mut key = [0; 32];
     system_randomness(&mut key).unwrap();
     json!({provider: {"keys": [{"name": name, "secret": BASE64_STANDARD.encode(key)}]}})

@@ -26,6 +26,7 @@ mod kms;
 mod kube;
 mod oracle;
 mod restored;
+mod rewritten;
 
 /// The releases of etcd that this suite builds and runs against.
 const RELEASES: [servers::Release; 2] = [servers::Release::V3_6, servers::Release::V3_7];
