@@ -13,6 +13,7 @@ use crate::rewrite::write::Refused;
 
 use super::json::{SourceFacts, TOOL, Tool, pretty};
 use super::paint::Paint;
+use super::shell::word as quoted;
 use super::text::{grouped, harmless, hex, key};
 
 /// What is told beside the outcome.
@@ -239,7 +240,7 @@ pub fn text(out: &mut dyn Write, outcome: &Outcome, context: &Context<'_>, paint
         writeln!(out, "{mark} {} values do not open and were kept as they are", grouped(totals.unreadable))?;
     }
     match &outcome.end {
-        End::Proved(product) => restoring(out, context.output.unwrap_or_default(), product.form),
+        End::Proved(product) => restoring(out, context.output.unwrap_or_default(), product.form, context.target),
         End::Planned(_) | End::Refused(_) => Ok(()),
     }
 }
@@ -325,22 +326,21 @@ fn refusals(out: &mut dyn Write, outcome: &Outcome, totals: &Totals, paint: Pain
     writeln!(out, "--keep-unreadable copies values that do not open as they are; `atrest audit` says more about them")
 }
 
-fn restoring(out: &mut dyn Write, path: &str, form: Form) -> io::Result<()> {
-    let path = harmless(path);
+fn restoring(out: &mut dyn Write, path: &str, form: Form, target: &Target) -> io::Result<()> {
+    // To be copied into a shell as it stands.
+    let path = quoted(path.as_bytes()).unwrap_or_else(|| harmless(path));
+    // etcd's tool asks for a digest, which a bare database has not.
+    let unchecked = if form == Form::Database { " --skip-hash-check" } else { "" };
+    let configuration = match target {
+        Target::Configured { .. } => "with the target configuration",
+        Target::Plaintext => "with a configuration whose providers include identity, or with none",
+    };
     writeln!(out)?;
-    if form == Form::Snapshot {
-        writeln!(out, "Restore every member of the cluster from this one file, into a new data directory:")?;
-        writeln!(out, "  etcdutl snapshot restore {path} --data-dir NEW --bump-revision 1000000000 --mark-compacted")?;
-    } else {
-        writeln!(out, "It takes the place of member/snap/db only together with a new log; or restore from it:")?;
-        writeln!(
-            out,
-            "  etcdutl snapshot restore {path} --skip-hash-check --data-dir NEW --bump-revision 1000000000 --mark-compacted"
-        )?;
-    }
+    writeln!(out, "Restore every member of the cluster from this one file, into a new data directory:")?;
     writeln!(
         out,
-        "and start the API servers with the target configuration. Its HashKV differs from the old cluster's by"
+        "  etcdutl snapshot restore {path}{unchecked} --data-dir NEW --bump-revision 1000000000 --mark-compacted"
     )?;
+    writeln!(out, "and start the API servers {configuration}. Its HashKV differs from the old cluster's by")?;
     writeln!(out, "necessity, so never swap one member's database alone, and discard the old members' logs.")
 }

@@ -6,7 +6,9 @@
 //! * No record is missing and none is there that the source has not; the other buckets hold what they are to hold.
 //! * Every page is reached, every invariant of `check` holds, and no byte stands where nothing belongs.
 //!
-//! What is to become of each record is decided anew here from the source, not taken from who wrote the file.
+//! What is to become of a record that is the same in both files is decided anew here, from the source. Of one that differs it is
+//! asked whether it was selected and would be written in another form; that the object inside is the one its key names was seen
+//! when it was written, and is not looked at again.
 
 use std::fs::File;
 use std::io;
