@@ -11,8 +11,8 @@ use atrest::audit::rules::Rules;
 use atrest::audit::run::{Options, audit};
 use atrest::config::{self, ApiServers};
 use atrest::report::text::harmless;
-use atrest::source::Snapshot;
 use atrest::source::container::{self, Input};
+use atrest::source::{Snapshot, Store};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -26,9 +26,9 @@ fn print_coverage(snapshot: &str, config: &str) -> Result<(), Box<dyn Error>> {
 
     // Whatever the snapshot is packed in, what comes out is a file for positioned reads. It is never written to.
     let unpacked = container::open(Input::Path(Path::new(snapshot)), &container::Options::default())?;
-    let mut snapshot = Snapshot::open(unpacked.file)?;
+    let mut store = Store::File(Snapshot::open(unpacked.file)?);
     let options = Options { log_beside: unpacked.log_beside, ..Options::default() };
-    let audit = audit(&mut snapshot, Rules::new(servers)?, &options)?;
+    let audit = audit(&mut store, Rules::new(servers)?, &options)?;
 
     for row in &audit.summary.coverage {
         let resource = row.scope.group_resource().to_string();

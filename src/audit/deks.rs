@@ -12,8 +12,9 @@ use crate::provider::kms::{DekRequest, DekTable, OwnedDekRequest};
 use crate::provider::prefix::{self, Form, SealedKind};
 use crate::source::residue::Stray;
 use crate::source::scan::Visitor;
-use crate::source::snapshot::{Outline, PassOptions, ReadError, Snapshot};
-use crate::source::{PageFile, Record};
+use crate::source::snapshot::{PassOptions, ReadError};
+use crate::source::store::Reader;
+use crate::source::{Record, Store};
 
 use super::rules::{ChainRef, Guard, Rules};
 use super::survey;
@@ -52,19 +53,19 @@ pub type Requests = Vec<(OwnedDekRequest, u64)>;
 /// Collects what the plugins of each file would have to be asked, so that no value of the store waits: older revisions and
 /// what is left of them included.
 pub fn collect(
-    snapshot: &mut Snapshot,
+    store: &mut Store,
     rules: &Rules,
     roots: Option<Roots>,
     pass: PassOptions<'_>,
 ) -> Result<Vec<Requests>, ReadError> {
     let given = roots.is_some();
-    let (visitors, unlisted) = read(snapshot, rules, roots, pass)?;
+    let (visitors, unlisted) = read(store, rules, roots, pass)?;
     let visitors = match unlisted && !given {
         false => visitors,
         // A root was not among the sampled keys, so that its values were passed over.
         true => {
-            let roots = survey::roots(snapshot, pass)?;
-            read(snapshot, rules, Some(roots), pass)?.0
+            let roots = survey::roots(store, pass)?;
+            read(store, rules, Some(roots), pass)?.0
         }
     };
     let mut all: Vec<HashMap<OwnedDekRequest, u64>> = rules.files().map(|_| HashMap::new()).collect();
@@ -86,7 +87,7 @@ pub fn collect(
 /// Reads the file once, with the roots of a sample where none are given. Says also whether a key looks like an object's
 /// below a root that is not among them.
 fn read(
-    snapshot: &mut Snapshot,
+    store: &mut Store,
     rules: &Rules,
     roots: Option<Roots>,
     pass: PassOptions<'_>,
@@ -94,14 +95,12 @@ fn read(
     let pass = PassOptions { digest: false, ..pass };
     let files: Vec<_> = rules.candidates().map(|chain| rules.file_of(chain)).collect();
     let given = roots.map(Arc::new);
-    let prepare = |file: &PageFile, outline: &Outline| {
-        given.clone().unwrap_or_else(|| Arc::new(survey::sampled_roots(file, outline)))
-    };
+    let prepare = |reader: Reader<'_>| given.clone().unwrap_or_else(|| Arc::new(survey::sampled_roots(reader)));
     let collector = |roots: &Arc<Roots>| {
         let distinct = Distinct::default();
         Collector { rules, files: &files, roots: roots.clone(), distinct, unlisted: false }
     };
-    let visitors = snapshot.pass(pass, prepare, collector)?.visitors;
+    let visitors = store.pass(pass, prepare, collector)?.visitors;
     let unlisted = visitors.iter().any(|collector| collector.unlisted);
     Ok((visitors.into_iter().map(|collector| collector.distinct).collect(), unlisted))
 }

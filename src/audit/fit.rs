@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use crate::kube::key::{Address, Roots};
 use crate::provider::plaintext::Plaintext;
-use crate::source::Record;
 use crate::source::scan::Visitor;
-use crate::source::snapshot::{PassOptions, Snapshot};
+use crate::source::snapshot::PassOptions;
 use crate::source::trace::{Trace, TraceKey, Traces, settle};
+use crate::source::{Record, Store};
 
 use super::classify::{Reason, State, Told, Verdict, judge};
 use super::deks::Deks;
@@ -100,21 +100,16 @@ impl Fit {
 
 /// Tries each configuration, given as the rules of one file each, on every value. Those beyond [`MAX_CONFIGURATIONS`] are
 /// passed over.
-pub fn fit(
-    snapshot: &mut Snapshot,
-    rules: &[Rules],
-    pass: PassOptions<'_>,
-    roots: Option<Roots>,
-) -> Result<Fit, AuditError> {
+pub fn fit(store: &mut Store, rules: &[Rules], pass: PassOptions<'_>, roots: Option<Roots>) -> Result<Fit, AuditError> {
     let rules = rules.get(..MAX_CONFIGURATIONS).unwrap_or(rules);
     let known = configured_keys(rules);
     let roots = Arc::new(match roots {
         Some(roots) => roots,
-        None => survey::roots(snapshot, pass)?,
+        None => survey::roots(store, pass)?,
     });
     let key = TraceKey::random()?;
     let tries = |_: &()| Tries::new(rules, &known, roots.clone(), key);
-    let pass = snapshot.pass(pass, |_, _| (), tries)?;
+    let pass = store.pass(pass, |_| (), tries)?;
     let whole = pass.faults.is_empty() && !pass.unsteady;
     let (mut traces, mut used, mut missing) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
     for tries in pass.visitors {

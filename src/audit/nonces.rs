@@ -21,11 +21,12 @@ use crate::provider::kms::{DekRequest, OwnedDekRequest, dek_request};
 use crate::provider::nonce::{TAG_BYTES, longest_name, split};
 use crate::provider::plaintext::Plaintext;
 use crate::provider::prefix::{self, Form, Sealed, SealedKind};
-use crate::source::residue::{Stray, record_at};
+use crate::source::residue::Stray;
 use crate::source::scan::Visitor;
-use crate::source::snapshot::{Outline, PassOptions, ReadError, Snapshot};
+use crate::source::snapshot::{PassOptions, ReadError};
+use crate::source::store::Reader;
 use crate::source::trace::TraceKey;
-use crate::source::{KeyValue, PageFile, Place, Record};
+use crate::source::{KeyValue, Place, Record, Store};
 
 use super::classify::{Told, Verdict, judge};
 use super::deks::Deks;
@@ -129,10 +130,8 @@ fn name<'v>(verdict: &'v Verdict<'_>, sealed: &Sealed<'v>) -> Option<&'v [u8]> {
 
 /// All that is needed to read a value again and to judge it.
 pub struct Again<'a> {
-    /// The pages.
-    pub pages: &'a PageFile,
-    /// Where the leaves are.
-    pub outline: &'a Outline,
+    /// Reads records again.
+    pub reader: Reader<'a>,
     /// The configurations, and the data keys that were opened.
     pub rules: &'a Rules,
     /// See [`rules`](Self::rules).
@@ -248,7 +247,7 @@ impl Met {
     /// Reads the file once more for the originals of AES-CBC values that were moved, if there are any.
     pub fn look_for_originals(
         &mut self,
-        snapshot: &mut Snapshot,
+        store: &mut Store,
         key: TraceKey,
         pass: PassOptions<'_>,
     ) -> Result<(), ReadError> {
@@ -258,7 +257,7 @@ impl Met {
         let moved = &self.moved;
         let pass = PassOptions { digest: false, ..pass };
         let finder = |_: &()| Finder { moved, key, pile: Pile::default(), outside: Vec::new() };
-        for finder in snapshot.pass(pass, |_, _| (), finder)?.visitors {
+        for finder in store.pass(pass, |_| (), finder)?.visitors {
             self.piles.push(finder.pile);
             self.outside.extend(finder.outside);
         }
@@ -465,8 +464,8 @@ impl Again<'_> {
             }
         };
         match spot.place() {
-            Ok(place) => self.outline.records_at(self.pages, &[place], |_, kv| judged(kv)),
-            Err(at) => record_at(self.pages, at, judged).unwrap_or_default(),
+            Ok(place) => self.reader.records_at(&[place], |_, kv| judged(kv)),
+            Err(at) => self.reader.stray_at(at, judged).unwrap_or_default(),
         }
     }
 

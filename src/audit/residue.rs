@@ -8,10 +8,9 @@ use sha2::{Digest, Sha256};
 
 use crate::kube::key::Roots;
 use crate::provider::plaintext::Plaintext;
-use crate::source::residue::record_at;
-use crate::source::snapshot::Outline;
+use crate::source::Revision;
+use crate::source::store::Reader;
 use crate::source::trace::TraceKey;
-use crate::source::{PageFile, Revision};
 
 use super::class::Table;
 use super::classify::judge;
@@ -39,14 +38,14 @@ pub struct StrayMark {
 }
 
 /// Keeps of each revision one copy, and none of what the tree still has.
-pub fn settle(mut strays: Vec<StrayMark>, pages: &PageFile, outline: &Outline, key: &TraceKey) -> Vec<StrayMark> {
+pub fn settle(mut strays: Vec<StrayMark>, reader: Reader<'_>, key: &TraceKey) -> Vec<StrayMark> {
     // One copy counts, and always the same one: the first in the file.
     strays.par_sort_unstable_by_key(|stray| (stray.revision, stray.key, stray.at));
     strays.dedup_by_key(|stray| (stray.revision, stray.key));
     let gone = |strays: &[StrayMark]| {
         let revisions: Vec<_> = strays.iter().map(|stray| stray.revision).collect();
         let mut gone = vec![true; strays.len()];
-        outline.find(pages, &revisions, |index, still| {
+        reader.find(&revisions, |index, still| {
             let same_key = strays.get(index).is_some_and(|stray| stray.key == key.digest(still));
             if let Some(gone) = gone.get_mut(index).filter(|_| same_key) {
                 *gone = false;
@@ -69,7 +68,7 @@ pub fn offsets(strays: &[StrayMark]) -> Vec<u64> {
 /// Adds settled strays up, and names the first keys of what is to be said of them.
 pub fn tally(
     strays: &[StrayMark],
-    pages: &PageFile,
+    reader: Reader<'_>,
     table: &Table,
     tally: &mut Tally,
     first_keys: &mut BTreeMap<ValueFinding, Vec<Vec<u8>>>,
@@ -80,7 +79,7 @@ pub fn tally(
         for stray in strays {
             let findings = table.get(stray.class).map(|class| class.residue_findings()).unwrap_or_default();
             if !findings.is_empty() {
-                record_at(pages, stray.at, |kv| {
+                reader.stray_at(stray.at, |kv| {
                     findings.iter().for_each(|finding| keep_first(first.entry(finding).or_default(), kv.key));
                 });
             }
@@ -92,14 +91,14 @@ pub fn tally(
 /// Gives each settled stray a row, for which its value is read and judged again.
 pub fn rows(
     strays: &[StrayMark],
-    pages: &PageFile,
+    reader: Reader<'_>,
     (rules, deks): (&Rules, &Deks),
     roots: &Roots,
     sink: &mut RowSink<'_>,
 ) {
     let mut scratch = Plaintext::new();
     for stray in strays {
-        record_at(pages, stray.at, |kv| {
+        reader.stray_at(stray.at, |kv| {
             let address = roots.locate(kv.key);
             let guard = rules.guard(&address);
             let verdict = judge(rules, deks, (&address, guard), kv.key, kv.value, &mut scratch);

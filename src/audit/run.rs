@@ -15,9 +15,10 @@ use crate::provider::plaintext::Plaintext;
 use crate::source::digest::{Digests, Trailer};
 use crate::source::residue::Stray;
 use crate::source::scan::Visitor;
-use crate::source::snapshot::{Outline, PassOptions, ReadError, Snapshot};
+use crate::source::snapshot::{PassOptions, ReadError};
+use crate::source::store::{Index, Reader, StorePass};
 use crate::source::trace::{Mark, TAGS, TraceKey, Traces, settle};
-use crate::source::{Fault, Faults, PageFile, Place, Record, StoreMeta};
+use crate::source::{Fault, Faults, Place, Record, Store, StoreMeta};
 
 use super::class::{Class, Classes, Met, Names, Number, Scope, TOMBSTONE, Table};
 use super::classify::{Verdict, judge};
@@ -149,19 +150,19 @@ pub enum AuditError {
     },
 }
 
-/// Audits a snapshot or database.
-pub fn audit(snapshot: &mut Snapshot, rules: Rules, options: &Options<'_>) -> Result<Audit, AuditError> {
+/// Audits a store.
+pub fn audit(store: &mut Store, rules: Rules, options: &Options<'_>) -> Result<Audit, AuditError> {
     let spill = match options.rows {
         RowsWanted::None => None,
         RowsWanted::Tree | RowsWanted::Residue => Some(Spill::new().map_err(AuditError::Spill)?),
     };
-    let (roots, selected) = survey::select(snapshot, &rules, options)?;
+    let (roots, selected) = survey::select(store, &rules, options)?;
     let classes = Classes::default();
     let key = TraceKey::random()?;
     let common = Common { rules: &rules, options, selected, spill: spill.as_ref(), classes: &classes, key };
-    let mut reading = read(snapshot, &common, roots)?;
+    let mut reading = read(store, &common, roots)?;
     let mut nonces = MetNonces::new(std::mem::take(&mut reading.nonces));
-    nonces.look_for_originals(snapshot, key, options.pass)?;
+    nonces.look_for_originals(store, key, options.pass)?;
     let table = classes.into_table();
     let revision = revision(&reading, options)?;
     let mut tally = Tally::default();
@@ -169,20 +170,19 @@ pub fn audit(snapshot: &mut Snapshot, rules: Rules, options: &Options<'_>) -> Re
     for part in settle(traces, Tally::default, |tally, records| tally.add(&table, records)) {
         tally += part;
     }
-    let pages = snapshot.pages();
-    let mut first_keys = first_keys(pages, &reading.outline, &table, &mut tally);
-    let strays = residue::settle(std::mem::take(&mut reading.strays), pages, &reading.outline, &key);
-    residue::tally(&strays, pages, &table, &mut tally, &mut first_keys);
+    let reader = store.reader(&reading.index);
+    let mut first_keys = first_keys(reader, &table, &mut tally);
+    let strays = residue::settle(std::mem::take(&mut reading.strays), reader, &key);
+    residue::tally(&strays, reader, &table, &mut tally, &mut first_keys);
     let left = residue::offsets(&strays);
-    let again =
-        Again { pages, outline: &reading.outline, rules: &rules, deks: &options.deks, roots: &reading.roots, key };
+    let again = Again { reader, rules: &rules, deks: &options.deks, roots: &reading.roots, key };
     let mut repeats = nonces.settle(&left, &again);
     let marked = repeats.marked();
     let versions = writes::versions(std::mem::take(&mut reading.versions), &left, &table, &rules);
     if let (RowsWanted::Residue, Some(spill)) = (options.rows, &spill) {
-        residue::rows(&strays, pages, (&rules, &options.deks), &reading.roots, &mut RowSink::new(spill));
+        residue::rows(&strays, reader, (&rules, &options.deks), &reading.roots, &mut RowSink::new(spill));
     }
-    let file = file_findings(snapshot, &reading, options);
+    let file = file_findings(store, &reading, options);
     let fault_count = reading.faults.total();
     let summary = summarise(Parts {
         rules: &rules,
@@ -200,7 +200,7 @@ pub fn audit(snapshot: &mut Snapshot, rules: Rules, options: &Options<'_>) -> Re
         summary,
         context: Context { rules, table, roots, marked },
         rows: spill.map(Spill::merge).transpose().map_err(AuditError::Spill)?,
-        meta: reading.outline.meta,
+        meta: reading.index.into_meta(),
         revision,
         digests: reading.digests,
         faults: reading.faults.into_sorted(),
@@ -221,7 +221,7 @@ struct Common<'c> {
 
 /// What a pass gave, the workers' parts put together.
 struct Reading {
-    outline: Outline,
+    index: Index,
     roots: Arc<Roots>,
     traces: Vec<Traces>,
     revisions: HashMap<u32, (i64, i64)>,
@@ -238,25 +238,26 @@ struct Reading {
 }
 
 /// Reads the file once; anew where its roots were not all among the sampled keys.
-fn read(snapshot: &mut Snapshot, common: &Common<'_>, roots: Option<Roots>) -> Result<Reading, AuditError> {
+fn read(store: &mut Store, common: &Common<'_>, roots: Option<Roots>) -> Result<Reading, AuditError> {
     let given = roots.is_some();
-    let reading = read_once(snapshot, common, roots)?;
+    let reading = read_once(store, common, roots)?;
     if given || !reading.unlisted {
         return Ok(reading);
     }
-    let roots = survey::roots(snapshot, common.options.pass)?;
-    if roots == *reading.roots { Ok(reading) } else { read_once(snapshot, common, Some(roots)) }
+    let roots = survey::roots(store, common.options.pass)?;
+    if roots == *reading.roots { Ok(reading) } else { read_once(store, common, Some(roots)) }
 }
 
-fn read_once(snapshot: &mut Snapshot, common: &Common<'_>, roots: Option<Roots>) -> Result<Reading, AuditError> {
+fn read_once(store: &mut Store, common: &Common<'_>, roots: Option<Roots>) -> Result<Reading, AuditError> {
     let given = roots.map(Arc::new);
-    let prepare = |file: &PageFile, outline: &Outline| {
+    let prepare = |reader: Reader<'_>| {
         common.spill.inspect(|spill| spill.clear());
-        given.clone().unwrap_or_else(|| Arc::new(survey::sampled_roots(file, outline)))
+        given.clone().unwrap_or_else(|| Arc::new(survey::sampled_roots(reader)))
     };
-    let pass = snapshot.pass(common.options.pass, prepare, |roots| Worker::new(common, roots.clone()))?;
+    let pass: StorePass<Worker<'_>> =
+        store.pass(common.options.pass, prepare, |roots| Worker::new(common, roots.clone()))?;
     let mut reading = Reading {
-        outline: pass.outline,
+        index: pass.index,
         roots: Arc::default(),
         traces: Vec::new(),
         revisions: HashMap::new(),
@@ -492,8 +493,8 @@ fn push_row(rows: &mut Option<RowSink<'_>>, record: &Record<'_>, class: u32, enc
 
 /// The revision that is looked at, if the store has it.
 fn revision(reading: &Reading, options: &Options<'_>) -> Result<i64, AuditError> {
-    let current = reading.outline.meta.current_revision(reading.last.map(|(_, main)| main));
-    let compacted = reading.outline.meta.compacted();
+    let current = reading.index.meta().current_revision(reading.last.map(|(_, main)| main));
+    let compacted = reading.index.meta().compacted();
     match (options.revision, compacted) {
         (Some(asked), _) if asked > current => Err(AuditError::Future { asked, current }),
         (Some(asked), Some(oldest)) if asked < oldest => Err(AuditError::Compacted { asked, oldest }),
@@ -502,17 +503,12 @@ fn revision(reading: &Reading, options: &Options<'_>) -> Result<i64, AuditError>
 }
 
 /// The first keys of each finding, read again at the places that were flagged.
-fn first_keys(
-    pages: &PageFile,
-    outline: &Outline,
-    table: &Table,
-    tally: &mut Tally,
-) -> BTreeMap<ValueFinding, Vec<Vec<u8>>> {
+fn first_keys(reader: Reader<'_>, table: &Table, tally: &mut Tally) -> BTreeMap<ValueFinding, Vec<Vec<u8>>> {
     let (entries, history) = tally.take_flagged();
     let mut first: BTreeMap<ValueFinding, BTreeSet<Vec<u8>>> = BTreeMap::new();
     for (marks, is_history) in [(entries, false), (history, true)] {
         let parts: Vec<_> =
-            marks.par_chunks(FLAGGED_CHUNK).map(|marks| named(pages, outline, table, marks, is_history)).collect();
+            marks.par_chunks(FLAGGED_CHUNK).map(|marks| named(reader, table, marks, is_history)).collect();
         for (finding, keys) in parts.into_iter().flatten() {
             keys.into_iter().for_each(|key| keep_first(first.entry(finding).or_default(), &key));
         }
@@ -524,8 +520,7 @@ fn first_keys(
 const FLAGGED_CHUNK: usize = 8192;
 
 fn named(
-    pages: &PageFile,
-    outline: &Outline,
+    reader: Reader<'_>,
     table: &Table,
     marks: &[Mark],
     is_history: bool,
@@ -533,7 +528,7 @@ fn named(
     let mut first: BTreeMap<ValueFinding, BTreeSet<Vec<u8>>> = BTreeMap::new();
     let places: Vec<_> = marks.iter().map(|mark| mark.place()).collect();
     let mut marks = marks.iter();
-    outline.records_at(pages, &places, |place, kv| {
+    reader.records_at(&places, |place, kv| {
         let Some(class) = marks.find(|mark| mark.place() == place).and_then(|mark| table.get(mark.tag())) else {
             return;
         };
@@ -556,7 +551,7 @@ pub(super) fn keep_first(keys: &mut BTreeSet<Vec<u8>>, key: &[u8]) {
 /// How many faults a finding quotes.
 const QUOTED_FAULTS: usize = 5;
 
-fn file_findings(snapshot: &Snapshot, reading: &Reading, options: &Options<'_>) -> Vec<(Finding, Vec<String>)> {
+fn file_findings(store: &Store, reading: &Reading, options: &Options<'_>) -> Vec<(Finding, Vec<String>)> {
     let mut findings = Vec::new();
     if !reading.faults.is_empty() {
         let faults = reading.faults.clone().into_sorted();
@@ -572,7 +567,7 @@ fn file_findings(snapshot: &Snapshot, reading: &Reading, options: &Options<'_>) 
     if reading.unsteady {
         findings.push((Finding::FileUnsteady, Vec::new()));
     }
-    if snapshot.lost_its_trailer() {
+    if store.lost_its_trailer() {
         findings.push((Finding::NoTrailer, Vec::new()));
     }
     if options.log_beside {

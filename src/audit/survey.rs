@@ -12,8 +12,9 @@ use crate::provider::chain::Answer;
 use crate::provider::kms::DekTable;
 use crate::provider::plaintext::Plaintext;
 use crate::source::scan::Visitor;
-use crate::source::snapshot::{Outline, PassOptions, ReadError, Snapshot};
-use crate::source::{Depth, Faults, PageFile, Place, Record};
+use crate::source::snapshot::{PassOptions, ReadError, Snapshot};
+use crate::source::store::Reader;
+use crate::source::{Depth, Faults, Place, Record, Store};
 
 use super::rules::{Guard, Rules};
 use super::run::{AuditError, Options};
@@ -25,16 +26,16 @@ const SAMPLED_LEAVES: usize = 256;
 const MAX_RESOURCES: usize = 65_536;
 
 /// The roots as far as a sample of the keys tells.
-pub fn sampled_roots(file: &PageFile, outline: &Outline) -> Roots {
+pub fn sampled_roots(reader: Reader<'_>) -> Roots {
     let mut finder = RootFinder::new();
-    outline.sample(file, SAMPLED_LEAVES, |key| finder.see(key));
+    reader.sample(SAMPLED_LEAVES, |key| finder.see(key));
     finder.finish()
 }
 
 /// The roots as all keys tell.
-pub fn roots(snapshot: &mut Snapshot, pass: PassOptions<'_>) -> Result<Roots, ReadError> {
+pub fn roots(store: &mut Store, pass: PassOptions<'_>) -> Result<Roots, ReadError> {
     let pass = PassOptions { digest: false, ..pass };
-    let pass = snapshot.pass(pass, |_, _| (), |()| Finding(RootFinder::new()))?;
+    let pass = store.pass(pass, |_| (), |()| Finding(RootFinder::new()))?;
     let mut all = RootFinder::new();
     pass.visitors.into_iter().for_each(|finding| all.absorb(finding.0));
     Ok(all.finish())
@@ -67,7 +68,7 @@ impl Visitor for Finding {
 /// What a selection means in this store; with it the roots, which were needed for it. Without a selection nothing is
 /// read, and the roots are those that were given.
 pub fn select(
-    snapshot: &mut Snapshot,
+    store: &mut Store,
     rules: &Rules,
     options: &Options<'_>,
 ) -> Result<(Option<Roots>, Option<Selected>), AuditError> {
@@ -76,7 +77,7 @@ pub fn select(
     }
     let found = match &options.roots {
         Some(roots) => roots.clone(),
-        None => roots(snapshot, options.pass)?,
+        None => roots(store, options.pass)?,
     };
     let shared = Arc::new(found);
     let pass = PassOptions { digest: false, ..options.pass };
@@ -87,7 +88,7 @@ pub fn select(
         resources: BTreeSet::new(),
         scratch: Plaintext::new(),
     };
-    let pass = snapshot.pass(pass, |_, _| (), learner)?;
+    let pass = store.pass(pass, |_| (), learner)?;
     let (mut definitions, mut resources) = (Vec::new(), BTreeSet::new());
     for learner in pass.visitors {
         definitions.extend(learner.definitions);

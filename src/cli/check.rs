@@ -11,7 +11,7 @@ use super::args::{GlobalArgs, SourceArgs, paint};
 use super::exit::Exit;
 use super::output::print;
 use super::progress::Progress;
-use super::source::{OpenSource, open};
+use super::source::open;
 
 /// Is the file whole? Digest, pages, schema, and hashes as etcdutl prints them
 ///
@@ -65,7 +65,9 @@ enum Output {
 
 /// Runs the command.
 pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
-    let OpenSource { mut snapshot, facts, .. } = open(&args.source, global)?;
+    let mut opened = open(&args.source, global)?;
+    let facts = opened.facts.clone();
+    let snapshot = opened.file()?;
     let reads = if args.source.no_digest { 1 } else { 2 };
     let progress = Progress::bytes(global, "checking", reads * snapshot.pages().file_bytes());
     let options = PassOptions { digest: !args.source.no_digest, threads: 0, progress: &|bytes| progress.add(bytes) };
@@ -74,7 +76,7 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
         (true, None) => HashKvAt::Current,
         (true, Some(revision)) => HashKvAt::Revision(revision),
     };
-    let outcome = check(&mut snapshot, options, at);
+    let outcome = check(snapshot, options, at);
     let report = outcome.map_err(|error| Failure::from(error).about(&facts.path))?;
     drop(progress);
     let serious = report::check::findings(&report)

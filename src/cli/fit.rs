@@ -65,11 +65,11 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
         Tried { path, sha256 }
     };
     let tried: Vec<_> = rules.iter().flat_map(Rules::files).map(file).collect();
-    let OpenSource { mut snapshot, facts, .. } = open(&args.source, global)?;
-    let progress = Progress::bytes(global, "trying", 2 * snapshot.pages().file_bytes());
+    let OpenSource { mut store, facts, .. } = open(&args.source, global)?;
+    let progress = Progress::bytes(global, "trying", 2 * store.bytes());
     let pass = PassOptions { digest: false, threads: 0, progress: &|bytes| progress.add(bytes) };
     let roots = (!args.etcd_prefix.is_empty()).then(|| Roots::given(&args.etcd_prefix));
-    let outcome = fit(&mut snapshot, &rules, pass, roots);
+    let outcome = fit(&mut store, &rules, pass, roots);
     let fit = outcome.map_err(|error| Failure::from(error).about(&facts.path))?;
     drop(progress);
     let exit = if fit.one_reads_all() { Exit::Done } else { Exit::Findings };

@@ -111,10 +111,10 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     let fields = Fields::parse(args.field_selector.as_deref().unwrap_or_default());
     let fields = fields.map_err(|error| Failure::usage(error.to_string()))?;
     let rules = rules(&args.judge.config)?;
-    let OpenSource { mut snapshot, facts, log_beside } = open(&args.judge.source, global)?;
+    let OpenSource { mut store, facts, log_beside } = open(&args.judge.source, global)?;
     let roots = (!args.judge.etcd_prefix.is_empty()).then(|| Roots::given(&args.judge.etcd_prefix));
     #[cfg(feature = "kms")]
-    let deks = match super::kms::prepare(&args.judge.kms, (&rules, &[]), &mut snapshot, roots.clone(), global)? {
+    let deks = match super::kms::prepare(&args.judge.kms, (&rules, &[]), &mut store, roots.clone(), global)? {
         super::kms::Prepared::Plan(plan) => return print(Exit::Done, |out| out.write_all(plan.as_bytes())),
         super::kms::Prepared::Deks(deks) => deks,
     };
@@ -122,7 +122,7 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     let deks = Deks::default();
     let digest = !args.judge.source.no_digest;
     let reads = if digest { 2 } else { 1 };
-    let progress = Progress::bytes(global, "reading", reads * snapshot.pages().file_bytes());
+    let progress = Progress::bytes(global, "reading", reads * store.bytes());
     let wanted = Wanted {
         pass: PassOptions { digest, threads: 0, progress: &|bytes| progress.add(bytes) },
         roots,
@@ -139,7 +139,7 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
         managed_fields: args.show_managed_fields,
         deks,
     };
-    let found = find(&mut snapshot, &rules, &wanted).map_err(|error| Failure::from(error).about(&facts.path))?;
+    let found = find(&mut store, &rules, &wanted).map_err(|error| Failure::from(error).about(&facts.path))?;
     if log_beside {
         eprintln!("atrest: {}: newer writes may be only in the log beside it", harmless(&facts.path));
     }

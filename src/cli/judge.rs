@@ -11,7 +11,7 @@ use crate::audit::run::{Audit, Options, RowsWanted, audit};
 use crate::config::{self, ApiServers, Configuration};
 use crate::kube::key::Roots;
 use crate::report::json::SourceFacts;
-use crate::source::Snapshot;
+use crate::source::Store;
 use crate::source::snapshot::PassOptions;
 
 use super::Failure;
@@ -51,10 +51,10 @@ pub fn judge(
     shape: impl FnOnce(&mut Options<'_>),
 ) -> Result<Judged, Failure> {
     let rules = rules(&args.config)?;
-    let OpenSource { mut snapshot, facts, log_beside } = open(&args.source, global)?;
+    let OpenSource { mut store, facts, log_beside } = open(&args.source, global)?;
     let roots = (!args.etcd_prefix.is_empty()).then(|| Roots::given(&args.etcd_prefix));
     #[cfg(feature = "kms")]
-    let deks = match super::kms::prepare(&args.kms, (&rules, &[]), &mut snapshot, roots.clone(), global)? {
+    let deks = match super::kms::prepare(&args.kms, (&rules, &[]), &mut store, roots.clone(), global)? {
         super::kms::Prepared::Plan(plan) => return Ok(Judged::Plan(plan)),
         super::kms::Prepared::Deks(deks) => deks,
     };
@@ -63,7 +63,7 @@ pub fn judge(
     let mut options = Options { roots, deks, log_beside, ..Options::default() };
     shape(&mut options);
     let digest = !args.source.no_digest;
-    let audit = pass(&mut snapshot, &facts, rules, options, (digest, global, message))?;
+    let audit = pass(&mut store, &facts, rules, options, (digest, global, message))?;
     Ok(Judged::Audited(Box::new(audit), facts))
 }
 
@@ -75,24 +75,24 @@ pub fn judge_by(
     global: &GlobalArgs,
     rows: RowsWanted,
 ) -> Result<(Audit, SourceFacts), Failure> {
-    let OpenSource { mut snapshot, facts, log_beside } = open(source, global)?;
+    let OpenSource { mut store, facts, log_beside } = open(source, global)?;
     let roots = (!etcd_prefix.is_empty()).then(|| Roots::given(etcd_prefix));
     let options = Options { roots, log_beside, rows, ..Options::default() };
-    let audit = pass(&mut snapshot, &facts, rules, options, (!source.no_digest, global, "reading"))?;
+    let audit = pass(&mut store, &facts, rules, options, (!source.no_digest, global, "reading"))?;
     Ok((audit, facts))
 }
 
 fn pass(
-    snapshot: &mut Snapshot,
+    store: &mut Store,
     facts: &SourceFacts,
     rules: Rules,
     options: Options<'_>,
     (digest, global, message): (bool, &GlobalArgs, &'static str),
 ) -> Result<Audit, Failure> {
     let reads = if digest { 2 } else { 1 };
-    let progress = Progress::bytes(global, message, reads * snapshot.pages().file_bytes());
+    let progress = Progress::bytes(global, message, reads * store.bytes());
     let pass = PassOptions { digest, threads: 0, progress: &|bytes| progress.add(bytes) };
-    let outcome = audit(snapshot, rules, &Options { pass, ..options });
+    let outcome = audit(store, rules, &Options { pass, ..options });
     outcome.map_err(|error| Failure::from(error).about(&facts.path))
 }
 

@@ -11,7 +11,7 @@ use crate::kube::key::Roots;
 use crate::plugin::{self, Address, AskOptions, Asked, Greeting, Plan, Plugins};
 use crate::provider::spec::KmsVersion;
 use crate::report::text::{grouped, harmless};
-use crate::source::Snapshot;
+use crate::source::Store;
 use crate::source::snapshot::PassOptions;
 
 use super::Failure;
@@ -57,7 +57,7 @@ pub enum Prepared {
 pub fn prepare(
     args: &KmsArgs,
     (rules, others): (&Rules, &[&Rules]),
-    snapshot: &mut Snapshot,
+    store: &mut Store,
     roots: Option<Roots>,
     global: &GlobalArgs,
 ) -> Result<Prepared, Failure> {
@@ -67,7 +67,7 @@ pub fn prepare(
     let known: Vec<_> = [rules].iter().chain(others).copied().collect();
     let endpoints = endpoints(args, &known)?;
     let pass = PassOptions { digest: false, threads: 0, progress: &|_| () };
-    let requests = collect(snapshot, rules, roots, pass)?;
+    let requests = collect(store, rules, roots, pass)?;
     let no_runtime = |error| Failure::input(format!("the KMS plugins cannot be asked: {error}"));
     let mut plugins = Vec::new();
     for file in 0..requests.len() {

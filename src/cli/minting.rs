@@ -14,7 +14,7 @@ use crate::report::text::{grouped, harmless};
 use crate::rewrite::tally::Fate;
 use crate::rewrite::target::Target;
 use crate::rewrite::write::Written;
-use crate::source::Snapshot;
+use crate::source::Store;
 use crate::source::snapshot::PassOptions;
 
 use super::Failure;
@@ -94,7 +94,7 @@ pub fn prepare(
     (args, envelopes): (&KmsArgs, &EnvelopeArgs),
     (current, target): (&Rules, &mut Target),
     everything: bool,
-    snapshot: &mut Snapshot,
+    store: &mut Store,
     roots: Option<Roots>,
     global: &GlobalArgs,
 ) -> Result<Option<Minting>, Failure> {
@@ -113,7 +113,7 @@ pub fn prepare(
         plugins.push(Plugins::greet(&rules.kms_specs(file), &endpoints).map_err(no_runtime)?);
     }
     let pass = PassOptions { digest: false, threads: 0, progress: &|_| () };
-    let mut requests = collect(snapshot, rules, roots, pass)?;
+    let mut requests = collect(store, rules, roots, pass)?;
     for (file, requests) in requests.iter_mut().enumerate().filter(|_| !everything) {
         requests.retain(|(request, _)| {
             let writes = |writer: &Writer| {

@@ -16,7 +16,7 @@ use crate::rewrite::buckets::Release;
 use crate::rewrite::run::{self, End, Form, Out, Outcome, Request, RunError};
 use crate::rewrite::target::Target;
 use crate::rewrite::write::RewriteError;
-use crate::source::Snapshot;
+use crate::source::Store;
 use crate::source::snapshot::PassOptions;
 
 use super::Failure;
@@ -25,7 +25,7 @@ use super::exit::Exit;
 use super::judge::rules;
 use super::output::print;
 use super::progress::Progress;
-use super::source::{OpenSource, open};
+use super::source::open;
 
 /// Rewrite a snapshot offline: rotate, encrypt, decrypt or scrub it, as a new file that is proved before it takes its name
 ///
@@ -161,26 +161,27 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     let mut target = target(args)?;
     let source = SourceArgs { source: args.source.clone(), no_digest: false };
     let mut opened = open(&source, global)?;
+    let needed = opened.file()?.pages().used_bytes();
     let interrupted = catch_signals()?;
     let output = match (&args.output, args.dry_run) {
-        (Some(path), false) => Some(begin(args, path, &opened)?),
+        (Some(path), false) => Some(begin(args, path, needed)?),
         _ => None,
     };
     let roots = (!args.etcd_prefix.is_empty()).then(|| Roots::given(&args.etcd_prefix));
-    let deks = match ask(args, (&current, &target), &mut opened.snapshot, roots.clone(), global)? {
+    let deks = match ask(args, (&current, &target), &mut opened.store, roots.clone(), global)? {
         Asked::Deks(deks) => deks,
         Asked::Plan(plan) => return print(Exit::Done, |out| out.write_all(plan.as_bytes())),
     };
     let wanted = Wanted { args, selection, roots, current: &current, deks: &deks, interrupted: &interrupted };
-    let refused = wanted.mint(&mut target, &mut opened.snapshot, &opened.facts.path, global)?;
+    let refused = wanted.mint(&mut target, &mut opened.store, &opened.facts.path, global)?;
     let outcome = match refused {
         Some(outcome) => outcome,
-        None => wanted.rewrite(&target, &mut opened.snapshot, output.as_ref(), &opened.facts.path, global)?,
+        None => wanted.rewrite(&target, &mut opened.store, output.as_ref(), &opened.facts.path, global)?,
     };
     if let (End::Proved(_), Some(output)) = (&outcome.end, output) {
         output.commit()?;
     }
-    let notes = notes(args, &outcome, opened.log_beside, opened.snapshot.lost_its_trailer());
+    let notes = notes(args, &outcome, opened.log_beside, opened.store.lost_its_trailer());
     let path = args.output.as_ref().map(|path| path.to_string_lossy());
     let facts = &opened.facts;
     let context = report::rewrite::Context { facts, target: &target, output: path.as_deref(), notes: &notes };
@@ -205,14 +206,14 @@ impl Wanted<'_> {
     fn rewrite(
         &self,
         target: &Target,
-        snapshot: &mut Snapshot,
+        store: &mut Store,
         output: Option<&Output>,
         path: &str,
         global: &GlobalArgs,
     ) -> Result<Outcome, Failure> {
         let args = self.args;
         let (passes, message) = if output.is_some() { (4, "rewriting") } else { (2, "planning") };
-        let progress = Progress::bytes(global, message, passes * snapshot.pages().file_bytes());
+        let progress = Progress::bytes(global, message, passes * store.bytes());
         let request = Request {
             selection: self.selection.clone(),
             namespaces: args.namespace.clone(),
@@ -232,7 +233,7 @@ impl Wanted<'_> {
             None => Err(std::io::ErrorKind::NotFound.into()),
         };
         let out = output.map(|output| Out { file: output.file(), reopen: &reopen });
-        run::rewrite(snapshot, &request, out.as_ref()).map_err(|error| failed(error, path))
+        run::rewrite(store, &request, out.as_ref()).map_err(|error| failed(error, path))
     }
 
     /// Where the target writes with KMS providers: plans, says what it costs, and has data keys wrapped. Gives the plan where
@@ -241,17 +242,16 @@ impl Wanted<'_> {
     fn mint(
         &self,
         target: &mut Target,
-        snapshot: &mut Snapshot,
+        store: &mut Store,
         path: &str,
         global: &GlobalArgs,
     ) -> Result<Option<Outcome>, Failure> {
         let args = self.args;
         let selects = !self.selection.is_everything() || !args.namespace.is_empty();
         let kms = (&args.kms, &args.envelopes);
-        let minting =
-            super::minting::prepare(kms, (self.current, target), selects, snapshot, self.roots.clone(), global)?;
+        let minting = super::minting::prepare(kms, (self.current, target), selects, store, self.roots.clone(), global)?;
         let Some(minting) = minting else { return Ok(None) };
-        let mut outcome = self.rewrite(target, snapshot, None, path, global)?;
+        let mut outcome = self.rewrite(target, store, None, path, global)?;
         if let Target::Configured { rules, .. } = &*target {
             eprint!("{}", minting.plan(rules, &outcome.written, &args.kms));
         }
@@ -266,7 +266,7 @@ impl Wanted<'_> {
     }
 
     #[cfg(not(feature = "kms"))]
-    fn mint(&self, _: &mut Target, _: &mut Snapshot, _: &str, _: &GlobalArgs) -> Result<Option<Outcome>, Failure> {
+    fn mint(&self, _: &mut Target, _: &mut Store, _: &str, _: &GlobalArgs) -> Result<Option<Outcome>, Failure> {
         Ok(None)
     }
 }
@@ -280,7 +280,7 @@ fn exit(outcome: &Outcome) -> Exit {
 }
 
 /// Begins the new file, if there is room for it.
-fn begin(args: &Args, path: &std::path::Path, opened: &OpenSource) -> Result<Output, Failure> {
+fn begin(args: &Args, path: &std::path::Path, bytes: u64) -> Result<Output, Failure> {
     let is_stdin = args.source.as_os_str() == "-";
     let name = path.to_string_lossy();
     let stdin = std::path::Path::new("/dev/stdin");
@@ -289,7 +289,7 @@ fn begin(args: &Args, path: &std::path::Path, opened: &OpenSource) -> Result<Out
     let output = Output::create(path, args.force, &inputs.collect::<Vec<_>>());
     let output = output.map_err(|error| Failure::from(error).about(&name))?;
     // Dropping history may leave next to nothing, so only without it is it known how much there will be at least.
-    let needed = if args.drop_history { 0 } else { opened.snapshot.pages().used_bytes() };
+    let needed = if args.drop_history { 0 } else { bytes };
     match output.room() {
         Ok(room) if room < needed => {
             let message = format!("there is room for {room} bytes in its folder, and some {needed} are needed");
@@ -333,7 +333,7 @@ enum Asked {
 fn ask(
     args: &Args,
     (current, target): (&Rules, &Target),
-    snapshot: &mut Snapshot,
+    store: &mut Store,
     roots: Option<Roots>,
     global: &GlobalArgs,
 ) -> Result<Asked, Failure> {
@@ -341,14 +341,14 @@ fn ask(
         Target::Configured { rules, .. } => vec![rules],
         Target::Plaintext => Vec::new(),
     };
-    Ok(match super::kms::prepare(&args.kms, (current, &others), snapshot, roots, global)? {
+    Ok(match super::kms::prepare(&args.kms, (current, &others), store, roots, global)? {
         super::kms::Prepared::Plan(plan) => Asked::Plan(plan),
         super::kms::Prepared::Deks(deks) => Asked::Deks(deks),
     })
 }
 
 #[cfg(not(feature = "kms"))]
-fn ask(_: &Args, _: (&Rules, &Target), _: &mut Snapshot, _: Option<Roots>, _: &GlobalArgs) -> Result<Asked, Failure> {
+fn ask(_: &Args, _: (&Rules, &Target), _: &mut Store, _: Option<Roots>, _: &GlobalArgs) -> Result<Asked, Failure> {
     Ok(Asked::Deks(Deks::default()))
 }
 

@@ -1,23 +1,31 @@
-//! From an argument to an open snapshot.
+//! From an argument to an open store.
 
 use std::path::Path;
 
 use crate::report::json::SourceFacts;
-use crate::source::Snapshot;
 use crate::source::container::{self, Content, Input};
+use crate::source::{Snapshot, Store};
 
 use super::Failure;
 use super::args::{GlobalArgs, SourceArgs};
 use super::progress::Progress;
 
-/// An open file and what is known of it.
+/// An open store and what is known of it.
 pub struct OpenSource {
-    /// The pages.
-    pub snapshot: Snapshot,
+    /// The records.
+    pub store: Store,
     /// What reports say of it.
     pub facts: SourceFacts,
     /// Its newest writes may be only in a log beside it.
     pub log_beside: bool,
+}
+
+impl OpenSource {
+    /// The pages, for what only a snapshot or database can do.
+    pub fn file(&mut self) -> Result<&mut Snapshot, Failure> {
+        let wrong = || Failure::input("is neither a snapshot nor a database").about(&self.facts.path);
+        self.store.as_file().ok_or_else(wrong)
+    }
 }
 
 /// Opens the file, unpacks what it is packed in, and finds its pages.
@@ -48,7 +56,7 @@ pub fn open(args: &SourceArgs, global: &GlobalArgs) -> Result<OpenSource, Failur
         bytes: unpacked.bytes,
         given_sha256: unpacked.given_sha256,
     };
-    Ok(OpenSource { snapshot, facts, log_beside })
+    Ok(OpenSource { store: Store::File(snapshot), facts, log_beside })
 }
 
 /// Whether a path is `member/snap/db` or a copy of it beside its log: then a folder `wal` lies beside `snap`.

@@ -27,8 +27,9 @@ use crate::kube::select::{Selected, Selection};
 use crate::provider::plaintext::Plaintext;
 use crate::source::digest::{Digests, Trailer};
 use crate::source::scan::Visitor;
-use crate::source::snapshot::{Outline, PassOptions, Snapshot};
-use crate::source::{PageFile, Place, Record};
+use crate::source::snapshot::PassOptions;
+use crate::source::store::{Index, Reader};
+use crate::source::{Place, Record, Store};
 
 use super::document::Document;
 use super::open::{Opened, SealedBy, open};
@@ -82,10 +83,10 @@ pub struct Wanted<'w> {
 
 /// What was found, ready to be read.
 pub struct Found<'f> {
-    snapshot: &'f Snapshot,
+    store: &'f Store,
     rules: &'f Rules,
     wanted: &'f Wanted<'f>,
-    outline: Outline,
+    index: Index,
     roots: Arc<Roots>,
     merge: Merge,
     /// What was read of the sorted notes and not asked for yet.
@@ -171,7 +172,7 @@ impl Noted {
 /// # Errors
 ///
 /// [`AuditError`], as an audit of the same store would end.
-pub fn find<'f>(snapshot: &'f mut Snapshot, rules: &'f Rules, wanted: &'f Wanted<'f>) -> Result<Found<'f>, AuditError> {
+pub fn find<'f>(store: &'f mut Store, rules: &'f Rules, wanted: &'f Wanted<'f>) -> Result<Found<'f>, AuditError> {
     let spill = Spill::new().map_err(AuditError::Spill)?;
     let (mut roots, selected) = match plainly_selected(&wanted.selection) {
         Some(selected) => (wanted.roots.clone(), selected),
@@ -182,16 +183,16 @@ pub fn find<'f>(snapshot: &'f mut Snapshot, rules: &'f Rules, wanted: &'f Wanted
                 selection: wanted.selection.clone(),
                 ..Options::default()
             };
-            let (roots, selected) = survey::select(snapshot, rules, &options)?;
+            let (roots, selected) = survey::select(store, rules, &options)?;
             (roots, selected.unwrap_or_else(Selected::everything))
         }
     };
-    let (outline, roots, digests, damaged, last) = loop {
+    let (index, roots, digests, damaged, last) = loop {
         let given = roots.is_some();
         let given_roots = roots.take().map(Arc::new);
-        let prepare = |file: &PageFile, outline: &Outline| {
+        let prepare = |reader: Reader<'_>| {
             spill.clear();
-            given_roots.clone().unwrap_or_else(|| Arc::new(survey::sampled_roots(file, outline)))
+            given_roots.clone().unwrap_or_else(|| Arc::new(survey::sampled_roots(reader)))
         };
         let noter = |roots: &Arc<Roots>| Noter {
             wanted,
@@ -201,28 +202,28 @@ pub fn find<'f>(snapshot: &'f mut Snapshot, rules: &'f Rules, wanted: &'f Wanted
             last: None,
             unlisted: false,
         };
-        let pass = snapshot.pass(wanted.pass, prepare, noter)?;
+        let pass = store.pass(wanted.pass, prepare, noter)?;
         let last = pass.visitors.iter().filter_map(|noter| noter.last).max();
         let used = pass.visitors.first().map(|noter| noter.roots.clone()).unwrap_or_default();
         let unlisted = !given && pass.visitors.iter().any(|noter| noter.unlisted);
         drop(pass.visitors);
         let damaged = !pass.faults.is_empty() || pass.unsteady;
         if unlisted {
-            let all = survey::roots(snapshot, wanted.pass)?;
+            let all = survey::roots(store, wanted.pass)?;
             if all != *used {
                 roots = Some(all);
                 continue;
             }
         }
-        break (pass.outline, used, pass.digests, damaged, last);
+        break (pass.index, used, pass.digests, damaged, last);
     };
-    check_revision(wanted.revision, &outline, last)?;
+    check_revision(wanted.revision, &index, last)?;
     let altered = digests.is_some_and(|digests: Digests| digests.trailer == Trailer::Mismatch);
     let mut found = Found {
-        snapshot,
+        store,
         rules,
         wanted,
-        outline,
+        index,
         roots,
         merge: spill.merge().map_err(AuditError::Spill)?,
         ahead: VecDeque::new(),
@@ -242,10 +243,10 @@ fn plainly_selected(selection: &Selection) -> Option<Selected> {
     selected.is_settled().then_some(selected)
 }
 
-fn check_revision(asked: Option<i64>, outline: &Outline, last: Option<i64>) -> Result<(), AuditError> {
+fn check_revision(asked: Option<i64>, index: &Index, last: Option<i64>) -> Result<(), AuditError> {
     let Some(asked) = asked else { return Ok(()) };
-    let current = outline.meta.current_revision(last);
-    match outline.meta.compacted() {
+    let current = index.meta().current_revision(last);
+    match index.meta().compacted() {
         _ if asked > current => Err(AuditError::Future { asked, current }),
         Some(oldest) if asked < oldest => Err(AuditError::Compacted { asked, oldest }),
         _ => Ok(()),
@@ -369,7 +370,7 @@ impl Found<'_> {
         let mut waiting = part.iter();
         let mut scratch = Plaintext::new();
         let mut items = Vec::with_capacity(part.len());
-        self.outline.records_at(self.snapshot.pages(), &places, |place, kv| {
+        self.store.reader(&self.index).records_at(&places, |place, kv| {
             let Some((_, index)) = waiting.find(|(waiting, _)| *waiting == place) else { return };
             let Some(noted) = noted.get(*index).filter(|noted| noted.key == kv.key) else { return };
             let item = self.item(noted, kv.value, &mut scratch);

@@ -18,7 +18,7 @@ use crate::kube::key::Roots;
 use crate::kube::select::{SelectError, Selection};
 use crate::source::digest::TRAILER_BYTES;
 use crate::source::snapshot::{PassOptions, Snapshot};
-use crate::source::{Depth, Faults};
+use crate::source::{Depth, Faults, Store};
 
 use super::buckets::{Edits, Release};
 use super::decide::Policy;
@@ -156,7 +156,7 @@ pub struct Product {
 /// # Errors
 ///
 /// [`RunError`]. What `out` holds then is of no use.
-pub fn rewrite(snapshot: &mut Snapshot, request: &Request<'_>, out: Option<&Out<'_>>) -> Result<Outcome, RunError> {
+pub fn rewrite(store: &mut Store, request: &Request<'_>, out: Option<&Out<'_>>) -> Result<Outcome, RunError> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(request.pass.threads).build();
     let pool = pool.map_err(|error| RewriteError::Read(error.into()))?;
     let select = Options {
@@ -165,7 +165,8 @@ pub fn rewrite(snapshot: &mut Snapshot, request: &Request<'_>, out: Option<&Out<
         pass: request.pass,
         ..Options::default()
     };
-    let (roots, selected) = survey::select(snapshot, request.current, &select)?;
+    let (roots, selected) = survey::select(store, request.current, &select)?;
+    let snapshot = store.as_file().ok_or(RewriteError::NoPages)?;
     let kept = match request.drop_history {
         true => Some(pool.install(|| kept(snapshot, request.pass))?),
         false => None,

@@ -23,6 +23,7 @@ use crate::kube::locator::Locator;
 use crate::source::digest::{self, Digests, Trailer};
 use crate::source::ordered::{Groups, LeafReader};
 use crate::source::snapshot::{LaidOut, PassOptions, ReadError, Snapshot};
+use crate::source::store::Reader;
 use crate::source::trace::{TraceKey, Traces, settle};
 use crate::source::{Depth, Record, SCHEMA_FAULT, StoreMeta};
 
@@ -117,6 +118,9 @@ pub enum RewriteError {
     /// The source cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// It has no pages.
+    #[error("is neither a snapshot nor a database")]
+    NoPages,
     /// Parts of the source do not hold.
     #[error("is damaged in {total} places, first: {}", .faults.first().map_or(String::new(), ToString::to_string))]
     Damaged {
@@ -189,7 +193,8 @@ fn attempt(
     }
     let laid = snapshot.lay_out(depth)?;
     let given = roots.is_some();
-    let roots = Arc::new(roots.unwrap_or_else(|| survey::sampled_roots(snapshot.pages(), &laid.outline)));
+    let reader = Reader::File { pages: snapshot.pages(), outline: &laid.outline };
+    let roots = Arc::new(roots.unwrap_or_else(|| survey::sampled_roots(reader)));
     let groups = laid.groups();
     let kinds = Kinds::default();
     let common = Common {

@@ -6,15 +6,18 @@
 pub mod check;
 pub mod container;
 pub mod digest;
+pub mod feed;
 mod leafpage;
 pub mod ordered;
 mod pace;
 pub mod residue;
 pub mod scan;
 pub mod snapshot;
+pub mod store;
 pub mod trace;
 
 pub use snapshot::Snapshot;
+pub use store::Store;
 
 pub use crate::bbolt::leaves::Depth;
 pub use crate::bbolt::{Fault, FaultKind, Faults, PageFile};

@@ -16,10 +16,10 @@ use atrest::audit::run::{self, Audit, Options, RowsWanted};
 use atrest::audit::summary::Answer;
 use atrest::bbolt::{Fault, FaultKind};
 use atrest::config::{self, ApiServers};
-use atrest::source::Snapshot;
 use atrest::source::check::{HashKvAt, check};
 use atrest::source::digest::{Digests, Trailer};
 use atrest::source::snapshot::PassOptions;
+use atrest::source::{self, Snapshot};
 
 use harm::{Harm, Random};
 
@@ -75,9 +75,9 @@ impl Store {
     }
 
     fn audited(&self, bytes: &[u8], threads: usize) -> Result<Audited, String> {
-        let mut snapshot = open(bytes)?;
+        let mut store = source::Store::File(open(bytes)?);
         let options = Options { pass: pass(threads), rows: RowsWanted::Residue, ..Options::default() };
-        let audit = run::audit(&mut snapshot, self.rules(), &options).map_err(|error| error.to_string())?;
+        let audit = run::audit(&mut store, self.rules(), &options).map_err(|error| error.to_string())?;
         Ok(Audited::new(audit))
     }
 }

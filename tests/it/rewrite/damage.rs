@@ -7,10 +7,10 @@ use atrest::audit::deks::Deks;
 use atrest::rewrite::run::{self, End, Out, Request, RunError};
 use atrest::rewrite::target::Target;
 use atrest::rewrite::write::RewriteError;
-use atrest::source::Snapshot;
 use atrest::source::check::{HashKvAt, check};
 use atrest::source::digest::Trailer;
 use atrest::source::snapshot::PassOptions;
+use atrest::source::{Snapshot, Store};
 
 use super::super::damage::harm::{self, Harm, Random};
 use super::super::program::{private, temporary, testdata};
@@ -36,7 +36,8 @@ fn is_whole(bytes: &[u8]) -> Option<bool> {
 
 /// Strips a store in every thread that there is; whether it came to a result.
 fn is_taken(name: &str, bytes: &[u8], current: &Opener, threads: usize, drop_history: bool) -> bool {
-    let Ok(mut snapshot) = Snapshot::open(file_of(bytes)) else { return false };
+    let Ok(snapshot) = Snapshot::open(file_of(bytes)) else { return false };
+    let mut store = Store::File(snapshot);
     let named = tempfile::NamedTempFile::new().unwrap();
     let reopen = || File::open(named.path());
     let out = Out { file: named.as_file(), reopen: &reopen };
@@ -47,7 +48,7 @@ fn is_taken(name: &str, bytes: &[u8], current: &Opener, threads: usize, drop_his
         pass: pass(threads),
         ..Request::new(current.rules(), &deks, &Target::Plaintext)
     };
-    match run::rewrite(&mut snapshot, &request, Some(&out)) {
+    match run::rewrite(&mut store, &request, Some(&out)) {
         Ok(outcome) => {
             assert!(matches!(outcome.end, End::Proved(_)), "{name}: {:?}", outcome.end);
             true

@@ -13,9 +13,9 @@ use atrest::etcd::{KeyValue, Revision, RevisionKey};
 use atrest::kube::key::Roots;
 use atrest::rewrite::run::{self, End, Form, Out, Outcome, Request};
 use atrest::rewrite::target::{RandomStream, Randomness, Target};
-use atrest::source::Snapshot;
 use atrest::source::check::{HashKvAt, check};
 use atrest::source::snapshot::PassOptions;
+use atrest::source::{Snapshot, Store};
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::json;
@@ -228,10 +228,10 @@ fn sealed(rules: &Rules, record: &Record, plaintext: &[u8]) -> Vec<u8> {
 
 /// Rewrites a file; gives the outcome and the bytes that were written.
 fn rewritten(file: &File, request: &Request<'_>) -> (Outcome, Vec<u8>) {
-    let mut snapshot = Snapshot::open(file.try_clone().unwrap()).unwrap();
+    let mut store = Store::File(Snapshot::open(file.try_clone().unwrap()).unwrap());
     let named = tempfile::NamedTempFile::new().unwrap();
     let reopen = || File::open(named.path());
-    let outcome = run::rewrite(&mut snapshot, request, Some(&Out { file: named.as_file(), reopen: &reopen })).unwrap();
+    let outcome = run::rewrite(&mut store, request, Some(&Out { file: named.as_file(), reopen: &reopen })).unwrap();
     (outcome, fs::read(named.path()).unwrap())
 }
 
