@@ -208,7 +208,8 @@ impl<'v> Verdict<'v> {
             reason: None,
             opened_bytes: None,
         };
-        verdict.kms_key_id = sealed.and_then(|sealed| kms_key_id(sealed, verdict.key_name.as_deref()));
+        let opened = verdict.opened_by.is_some();
+        verdict.kms_key_id = sealed.and_then(|sealed| kms_key_id(sealed, verdict.key_name.as_deref(), opened));
         if state == State::Plaintext {
             match address {
                 Address::Object(_) => verdict.inspect(address, value),
@@ -228,7 +229,7 @@ impl<'v> Verdict<'v> {
         if let (Form::Sealed(sealed), Some(name)) = (form, prepared.settled_name(value, &answer)) {
             // The guess was right, nearly always, and then the envelope was looked into already.
             if self.key_name.as_deref() != Some(name.as_bytes()) {
-                self.kms_key_id = kms_key_id(sealed, Some(name.as_bytes()));
+                self.kms_key_id = kms_key_id(sealed, Some(name.as_bytes()), true);
             }
             self.key_name = Some(Cow::Borrowed(name.as_bytes()));
         }
@@ -365,11 +366,11 @@ impl<'v> Verdict<'v> {
     }
 }
 
-/// The key id of a KMS v2 value under a name.
-fn kms_key_id<'v>(sealed: &Sealed<'v>, name: Option<&[u8]>) -> Option<&'v str> {
+/// The key id of a KMS v2 value under a name. What opened holds an envelope; of anything else that has to be seen.
+fn kms_key_id<'v>(sealed: &Sealed<'v>, name: Option<&[u8]>, opened: bool) -> Option<&'v str> {
     if sealed.kind != SealedKind::KmsV2 {
         return None;
     }
     let body = sealed.body_under(name?)?;
-    v2::Envelope::parse(body).ok().map(|envelope| envelope.key_id)
+    if opened { v2::key_id(body) } else { v2::Envelope::parse(body).ok().map(|envelope| envelope.key_id) }
 }

@@ -3,11 +3,12 @@
 //! Names of KMS providers are unique only within a configuration file, so each file has a table of its own. Before a plugin
 //! is asked for anything, one pass over the store collects the distinct requests, since a cloud bills each call.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use crate::kube::key::{Address, Roots};
+use crate::kube::locator::Locator;
 use crate::provider::kms::{DekRequest, DekTable, OwnedDekRequest};
 use crate::provider::prefix::{self, Form, SealedKind};
 use crate::source::residue::Stray;
@@ -70,7 +71,7 @@ pub fn collect(
     };
     let mut all: Vec<HashMap<OwnedDekRequest, u64>> = rules.files().map(|_| HashMap::new()).collect();
     for distinct in visitors {
-        for (file, request, values) in distinct.buckets.into_values().flatten() {
+        for (file, request, values) in distinct.requests {
             if let Some(requests) = all.get_mut(file) {
                 *requests.entry(request).or_default() += values;
             }
@@ -96,9 +97,14 @@ fn read(
     let files: Vec<_> = rules.candidates().map(|chain| rules.file_of(chain)).collect();
     let given = roots.map(Arc::new);
     let prepare = |reader: Reader<'_>| given.clone().unwrap_or_else(|| Arc::new(survey::sampled_roots(reader)));
-    let collector = |roots: &Arc<Roots>| {
-        let distinct = Distinct::default();
-        Collector { rules, files: &files, roots: roots.clone(), distinct, unlisted: false }
+    let collector = |roots: &Arc<Roots>| Collector {
+        rules,
+        files: &files,
+        locator: Locator::new(roots.clone()),
+        guards: Vec::new(),
+        distinct: Distinct::default(),
+        recent: VecDeque::new(),
+        unlisted: false,
     };
     let visitors = store.pass(pass, prepare, collector)?.visitors;
     let unlisted = visitors.iter().any(|collector| collector.unlisted);
@@ -108,32 +114,49 @@ fn read(
 struct Collector<'c> {
     rules: &'c Rules,
     files: &'c [Option<usize>],
-    roots: Arc<Roots>,
+    locator: Locator,
+    /// Who guards what lies in a folder, by the number under which the locator remembers it.
+    guards: Vec<Option<Guard>>,
     distinct: Distinct,
+    recent: VecDeque<Recent>,
     unlisted: bool,
 }
 
+/// A request as it was met lately, told by the bytes that decide it.
+struct Recent {
+    chain: ChainRef,
+    part: Vec<u8>,
+    /// Which of the distinct requests it is; none where the value holds no envelope.
+    request: Option<usize>,
+}
+
+/// So many recent requests are held against a value before its envelope is parsed. A server has one seed at a time.
+const RECENT: usize = 16;
+
+/// Guards of folders with greater numbers are not remembered.
+const NUMBERED_FOLDERS: usize = 1 << 16;
+
 impl Visitor for Collector<'_> {
     fn record(&mut self, record: &Record<'_>) {
-        let key = record.kv.key;
-        self.unlisted |= self.roots.locate(key) == Address::Foreign && self.roots.unlisted(key);
-        self.value(key, record.kv.value);
+        self.value(record.kv.key, record.kv.value, true);
     }
 
     const STRAYS: bool = true;
 
     fn stray(&mut self, stray: &Stray<'_>) {
-        self.value(stray.kv.key, stray.kv.value);
+        self.value(stray.kv.key, stray.kv.value, false);
     }
 }
 
 impl Collector<'_> {
-    fn value(&mut self, key: &[u8], value: &[u8]) {
+    fn value(&mut self, key: &[u8], value: &[u8], in_tree: bool) {
+        let address = self.locator.locate(key);
+        self.unlisted |= in_tree && address == Address::Foreign && self.locator.roots().unlisted(key);
         let is_kms = |kind| matches!(kind, SealedKind::KmsV1 | SealedKind::KmsV2);
         if !matches!(prefix::form(value), Form::Sealed(sealed) if is_kms(sealed.kind)) {
             return;
         }
-        match self.rules.guard(&self.roots.locate(key)) {
+        match self.guard(&address) {
             Guard::Chain(chain) => self.ask(chain, value),
             // Whichever chain it is in the end, it must not wait.
             Guard::Unsettled => self.rules.candidates().for_each(|chain| self.ask(chain, value)),
@@ -141,11 +164,35 @@ impl Collector<'_> {
         }
     }
 
+    /// Who guards what was located last.
+    fn guard(&mut self, address: &Address<'_>) -> Guard {
+        let folder = self.locator.folder().map(|folder| folder as usize).filter(|folder| *folder < NUMBERED_FOLDERS);
+        let Some(folder) = folder else { return self.rules.guard(address) };
+        if self.guards.len() <= folder {
+            self.guards.resize(folder + 1, None);
+        }
+        match self.guards.get_mut(folder) {
+            Some(known) => *known.get_or_insert_with(|| self.rules.guard(address)),
+            None => self.rules.guard(address),
+        }
+    }
+
     fn ask(&mut self, chain: ChainRef, value: &[u8]) {
         let file = self.files.get(chain.index()).copied().flatten();
-        if let (Some(file), Some(prepared)) = (file, self.rules.chain(chain)) {
-            prepared.dek_requests(value).for_each(|request| self.distinct.count(file, &request));
+        let (Some(file), Some(prepared)) = (file, self.rules.chain(chain)) else { return };
+        let Some(part) = prepared.dek_part(value) else {
+            for request in prepared.dek_requests(value) {
+                self.distinct.count(file, &request);
+            }
+            return;
+        };
+        if let Some(recent) = self.recent.iter().find(|recent| recent.chain == chain && recent.part == part) {
+            self.distinct.count_again(recent.request);
+            return;
         }
+        let request = prepared.dek_requests(value).map(|request| self.distinct.count(file, &request)).last();
+        self.recent.truncate(RECENT - 1);
+        self.recent.push_front(Recent { chain, part: part.to_vec(), request });
     }
 }
 
@@ -153,15 +200,34 @@ impl Collector<'_> {
 #[derive(Default)]
 struct Distinct {
     hasher: RandomState,
-    buckets: HashMap<u64, Vec<(usize, OwnedDekRequest, u64)>>,
+    /// Each with the number of its file, and of the values that wait for its answer.
+    requests: Vec<(usize, OwnedDekRequest, u64)>,
+    by_hash: HashMap<u64, Vec<usize>>,
 }
 
 impl Distinct {
-    fn count(&mut self, file: usize, request: &DekRequest<'_>) {
-        let bucket = self.buckets.entry(self.hasher.hash_one((file, request))).or_default();
-        match bucket.iter_mut().find(|(of, known, _)| *of == file && same(known, request)) {
-            Some((_, _, values)) => *values += 1,
-            None => bucket.push((file, request.to_owned(), 1)),
+    /// Counts a value, and tells which of the requests it waits for.
+    fn count(&mut self, file: usize, request: &DekRequest<'_>) -> usize {
+        let bucket = self.by_hash.entry(self.hasher.hash_one((file, request))).or_default();
+        for number in bucket.iter() {
+            if let Some((of, known, values)) = self.requests.get_mut(*number)
+                && *of == file
+                && same(known, request)
+            {
+                *values += 1;
+                return *number;
+            }
+        }
+        let number = self.requests.len();
+        bucket.push(number);
+        self.requests.push((file, request.to_owned(), 1));
+        number
+    }
+
+    /// Counts a value that waits for the same as another did.
+    fn count_again(&mut self, request: Option<usize>) {
+        if let Some((.., values)) = request.and_then(|number| self.requests.get_mut(number)) {
+            *values += 1;
         }
     }
 }

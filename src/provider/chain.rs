@@ -23,7 +23,7 @@ use super::aescbc::{self, AesCbc};
 use super::aesgcm::{self, AesGcm};
 use super::fault::{Failure, FailureKind, Fault, Faults, SealError};
 use super::identity;
-use super::kms::{self, Dek, DekRequest, DekTable, PluginState, v1, v2};
+use super::kms::{self, Dek, DekRequest, DekTable, Plugin, PluginState, v1, v2};
 use super::plaintext::Plaintext;
 use super::prefix::{self, Form, Sealed, SealedKind};
 use super::secretbox::{self, Secretbox};
@@ -306,6 +306,20 @@ impl Chain {
         fitting.filter_map(|(sealed, name)| kms::dek_request(&sealed, name)?.ok())
     }
 
+    /// The part of a stored value that alone decides what plugins must be asked for it, where there is such a part: values for
+    /// which it is equal have equal [requests](Self::dek_requests).
+    pub fn dek_part<'v>(&self, stored: &'v [u8]) -> Option<&'v [u8]> {
+        let Form::Sealed(sealed) = prefix::form(stored) else { return None };
+        let mut names = self.providers.iter().filter(|provider| provider.kind() == Some(SealedKind::KmsV2));
+        match (sealed.kind, names.next(), names.next()) {
+            // Where there are two, a name of one may be the beginning of the other's, and then the data decides, too.
+            (SealedKind::KmsV2, Some(Provider::Kms { name, .. }), None) => {
+                kms::v2::split(sealed.body_under(name.as_bytes())?).map(|(_, wrapping)| wrapping)
+            }
+            _ => None,
+        }
+    }
+
     /// Whether plaintext is readable.
     pub fn has_identity(&self) -> bool {
         self.providers.iter().any(|provider| matches!(provider, Provider::Identity))
@@ -461,27 +475,31 @@ fn open_v2(
     scratch: &mut Plaintext,
     faults: &mut Faults,
 ) -> Attempt {
-    let envelope = match v2::Envelope::parse(body) {
-        Ok(envelope) => envelope,
-        Err(error) => return fail(faults, Fault::Envelope(error)),
+    let plugin = deks.plugin(name);
+    let known = v2::split(body).and_then(|(data, wrapping)| Some((data, plugin?.answer_to_wrapping(wrapping)?)));
+    let (data, answer) = match known {
+        Some((data, answer)) => (data, Some(answer)),
+        None => match v2::Envelope::parse(body) {
+            Ok(envelope) => (envelope.encrypted_data, plugin.and_then(|plugin| plugin.answer(&envelope.request(name)))),
+            Err(error) => return fail(faults, Fault::Envelope(error)),
+        },
     };
-    let (current_id, current_source) = match deks.state(name) {
+    let (current_id, current_source) = match plugin.and_then(Plugin::state) {
         None => return Attempt::Waits,
         Some(PluginState::Failed) => return fail(faults, Fault::PluginState),
         Some(PluginState::Ready { key_id, source }) => (key_id, *source),
     };
-    let data = envelope.encrypted_data;
-    let opened = match deks.dek_v2(&envelope.request(name)) {
-        None => return Attempt::Waits,
-        Some(Dek::Refused(words)) => Err(Fault::Plugin(words.clone())),
-        Some(Dek::Seed(seed)) => seed.open(aad, data, scratch),
-        Some(Dek::Key(key)) => {
+    let Some(answer) = answer else { return Attempt::Waits };
+    let opened = match answer.dek() {
+        Dek::Refused(words) => Err(Fault::Plugin(words.clone())),
+        Dek::Seed(seed) => seed.open(aad, data, scratch),
+        Dek::Key(key) => {
             AesGcm::new(key.expose()).ok_or(Fault::DekLength(key.len())).and_then(|gcm| gcm.open(aad, data, scratch))
         }
     };
     match opened {
         Ok(bytes) => {
-            let stale = envelope.key_id != current_id || envelope.source != current_source;
+            let stale = answer.key_id() != current_id || answer.source() != current_source;
             Attempt::Opened { bytes, key: 0, stale }
         }
         Err(fault) => fail(faults, fault),

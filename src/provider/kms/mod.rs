@@ -22,7 +22,7 @@ mod wire;
 pub use annotations::Annotations;
 pub use fresh::{DEK_BYTES, FreshDeks};
 pub use sealing::{SealForm, Sealing, Wrapped};
-pub(super) use table::Dek;
+pub(super) use table::{Dek, Plugin};
 pub use table::{DekTable, PluginState};
 
 /// What is wrong with an envelope, in kube-apiserver's words. It is found before the plugin is asked.

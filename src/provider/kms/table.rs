@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::super::secret::SecretKey;
 use super::super::spec::KmsVersion;
-use super::v2::Seed;
+use super::v2::{Envelope, Seed};
 use super::{Annotations, DekRequest, DekSource, OwnedDekRequest};
 
 /// A KMS v2 plugin's state as kube-apiserver would hold it. Without one it reads nothing through the plugin.
@@ -44,14 +44,17 @@ pub struct DekTable {
 
 /// What is known from one KMS v2 plugin.
 #[derive(Default)]
-struct Plugin {
+pub(in super::super) struct Plugin {
     state: Option<PluginState>,
+    answers: Vec<Answered>,
     // By the wrapped DEK, which can be looked up without building a whole request. Behind it, almost always, one answer.
-    deks: HashMap<Vec<u8>, Vec<Answered>>,
+    by_dek: HashMap<Vec<u8>, Vec<usize>>,
+    // By the bytes behind the encrypted data, as the API server writes them: the same once more, without parsing them.
+    by_wrapping: HashMap<Vec<u8>, usize>,
 }
 
 /// An answer and the rest of the request it belongs to.
-struct Answered {
+pub(in super::super) struct Answered {
     source: DekSource,
     key_id: String,
     annotations: Vec<(String, Vec<u8>)>,
@@ -62,6 +65,67 @@ impl Answered {
     fn is_to(&self, source: DekSource, key_id: &str, annotations: &Annotations<'_>) -> bool {
         let own = self.annotations.iter().map(|(key, value)| (&**key, &**value));
         self.source == source && self.key_id == key_id && own.eq(annotations.iter().copied())
+    }
+
+    /// What the plugin made of the DEK.
+    pub(in super::super) fn dek(&self) -> &Dek {
+        &self.dek
+    }
+
+    /// The plugin's name for the key that wrapped it.
+    pub(in super::super) fn key_id(&self) -> &str {
+        &self.key_id
+    }
+
+    /// What it is used for.
+    pub(in super::super) fn source(&self) -> DekSource {
+        self.source
+    }
+}
+
+impl Plugin {
+    /// What a write would carry now; `None` if it was not asked.
+    pub(in super::super) fn state(&self) -> Option<&PluginState> {
+        self.state.as_ref()
+    }
+
+    /// The answer to an equal request.
+    pub(in super::super) fn answer(&self, request: &DekRequest<'_>) -> Option<&Answered> {
+        let numbers = self.by_dek.get(request.encrypted_dek)?;
+        let mut answers = numbers.iter().filter_map(|number| self.answers.get(*number));
+        answers.find(|answer| answer.is_to(request.source, request.key_id, &request.annotations))
+    }
+
+    /// The answer to the request that a [wrapping](super::v2::split) stands for, where it is in the API server's form.
+    pub(in super::super) fn answer_to_wrapping(&self, wrapping: &[u8]) -> Option<&Answered> {
+        self.by_wrapping.get(wrapping).and_then(|number| self.answers.get(*number))
+    }
+
+    fn insert(&mut self, encrypted_dek: Vec<u8>, answered: Answered) {
+        let annotations: Annotations<'_> = answered.annotations.iter().map(|(key, value)| (&**key, &**value)).collect();
+        let (key_id, source) = (answered.key_id.as_str(), answered.source);
+        let numbers = self.by_dek.get(&encrypted_dek).map_or(&[][..], Vec::as_slice);
+        let known = numbers
+            .iter()
+            .copied()
+            .find(|number| self.answers.get(*number).is_some_and(|known| known.is_to(source, key_id, &annotations)));
+        if let Some(place) = known.and_then(|number| self.answers.get_mut(number)) {
+            place.dek = answered.dek;
+            return;
+        }
+        let number = self.answers.len();
+        let envelope = Envelope {
+            encrypted_data: &[],
+            key_id,
+            encrypted_dek: &encrypted_dek,
+            annotations: annotations.clone(),
+            source,
+        };
+        if let Ok(wrapping) = envelope.tail() {
+            self.by_wrapping.insert(wrapping, number);
+        }
+        self.by_dek.entry(encrypted_dek).or_default().push(number);
+        self.answers.push(answered);
     }
 }
 
@@ -97,9 +161,8 @@ impl DekTable {
             },
             (Err(words), _) => Dek::Refused(format!("failed to decrypt DEK, error: {words}").into()),
         };
-        let answered = self.v2.entry(provider).or_default().deks.entry(encrypted_dek).or_default();
-        answered.retain(|known| (known.source, &known.key_id, &known.annotations) != (source, &key_id, &annotations));
-        answered.push(Answered { source, key_id, annotations, dek });
+        let answered = Answered { source, key_id, annotations, dek };
+        self.v2.entry(provider).or_default().insert(encrypted_dek, answered);
     }
 
     /// Notes the state of a KMS v2 plugin.
@@ -116,14 +179,14 @@ impl DekTable {
     pub fn has(&self, request: &DekRequest<'_>) -> bool {
         match request.version {
             KmsVersion::V1 => self.dek_v1(request.provider, request.encrypted_dek).is_some(),
-            KmsVersion::V2 => self.dek_v2(request).is_some(),
+            KmsVersion::V2 => self.plugin(request.provider).is_some_and(|plugin| plugin.answer(request).is_some()),
         }
     }
 
     /// The number of answers, errors included.
     pub fn len(&self) -> usize {
         let v1: usize = self.v1.values().map(HashMap::len).sum();
-        let v2: usize = self.v2.values().flat_map(|plugin| plugin.deks.values()).map(Vec::len).sum();
+        let v2: usize = self.v2.values().map(|plugin| plugin.answers.len()).sum();
         v1 + v2
     }
 
@@ -136,10 +199,9 @@ impl DekTable {
         self.v1.get(provider)?.get(encrypted_dek)
     }
 
-    pub(in super::super) fn dek_v2(&self, request: &DekRequest<'_>) -> Option<&Dek> {
-        let answered = self.v2.get(request.provider)?.deks.get(request.encrypted_dek)?;
-        let own = answered.iter().find(|own| own.is_to(request.source, request.key_id, &request.annotations))?;
-        Some(&own.dek)
+    /// What is known from a KMS v2 plugin.
+    pub(in super::super) fn plugin(&self, provider: &str) -> Option<&Plugin> {
+        self.v2.get(provider)
     }
 }
 
@@ -166,6 +228,37 @@ mod tests {
             encrypted_dek: &request.encrypted_dek,
             key_id: &request.key_id,
             annotations: request.annotations.iter().map(|(key, value)| (&**key, &**value)).collect(),
+        }
+    }
+
+    fn dek_v2<'t>(table: &'t DekTable, request: &OwnedDekRequest) -> Option<&'t Dek> {
+        table.plugin(&request.provider)?.answer(&borrowed(request)).map(Answered::dek)
+    }
+
+    #[test]
+    fn an_answer_is_found_by_what_stands_behind_the_data() {
+        let mut table = DekTable::new();
+        let asked = request(KmsVersion::V2, "kms", "1", &["a.b"]);
+        let other = OwnedDekRequest { source: DekSource::Seed, ..asked.clone() };
+        for request in [&asked, &other] {
+            table.insert(request.clone(), Ok(SecretKey::new(vec![1; 32])));
+        }
+        for request in [&asked, &other] {
+            let borrowed = borrowed(request);
+            let envelope = Envelope {
+                encrypted_data: b"data",
+                key_id: borrowed.key_id,
+                encrypted_dek: borrowed.encrypted_dek,
+                annotations: borrowed.annotations.clone(),
+                source: borrowed.source,
+            };
+            let mut body = Vec::new();
+            envelope.write(&mut body);
+            let (data, wrapping) = super::super::v2::split(&body).unwrap();
+            assert_eq!(data, b"data");
+            let plugin = table.plugin("kms").unwrap();
+            assert_eq!(plugin.answer_to_wrapping(wrapping).map(Answered::source), Some(request.source));
+            assert!(plugin.answer_to_wrapping(&wrapping[1..]).is_none());
         }
     }
 
@@ -198,7 +291,7 @@ mod tests {
         }
         assert_eq!(table.len(), 2);
         let asked = request(KmsVersion::V2, "kms", "1", &["a.b"]);
-        assert!(matches!(table.dek_v2(&borrowed(&asked)), Some(Dek::Key(_))));
+        assert!(matches!(dek_v2(&table, &asked), Some(Dek::Key(_))));
         assert!(matches!(table.dek_v1("kms", b"wrapped"), Some(Dek::Key(_))));
     }
 
@@ -217,7 +310,7 @@ mod tests {
             let mut table = DekTable::new();
             let asked = OwnedDekRequest { source: DekSource::Seed, ..request(KmsVersion::V2, "kms", "1", &[]) };
             table.insert(asked.clone(), Ok(SecretKey::new(vec![1; bytes])));
-            match table.dek_v2(&borrowed(&asked)) {
+            match dek_v2(&table, &asked) {
                 Some(Dek::Refused(words)) => words.to_string(),
                 Some(Dek::Seed(_)) => "a seed".to_string(),
                 _ => String::new(),

@@ -191,6 +191,28 @@ impl<'v> Message<'v> {
     }
 }
 
+/// The encrypted data of a body that begins with some, as every release writes it, and what follows them: the wrapping, which
+/// alone decides what the plugin must be asked. `None` where a body is laid out otherwise.
+pub fn split(body: &[u8]) -> Option<(&[u8], &[u8])> {
+    match wire::field(body)? {
+        (1, Value::Bytes(data), wrapping) if !data.is_empty() => Some((data, wrapping)),
+        _ => None,
+    }
+}
+
+/// The key id of a body that holds an envelope, for which nothing else is looked at.
+pub fn key_id(mut rest: &[u8]) -> Option<&str> {
+    let mut id = None;
+    while !rest.is_empty() {
+        let (number, value, behind) = wire::field(rest)?;
+        if let (2, Value::Bytes(bytes)) = (number, value) {
+            id = Some(bytes);
+        }
+        rest = behind;
+    }
+    std::str::from_utf8(id?).ok()
+}
+
 /// The encrypted data of a body and whether INFO stands before it, without looking at anything else: what cannot be an
 /// envelope may have some, too.
 pub fn encrypted_data(mut rest: &[u8]) -> Option<(&[u8], bool)> {
