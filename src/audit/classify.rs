@@ -148,6 +148,10 @@ pub fn judge<'v>(
         Guard::Chain(chain) => verdict.open(Judging { rules, deks, address, key, value, chain }, &form, scratch),
         Guard::Unsettled | Guard::Nobody => verdict.leave_closed(rules, address, &form, value),
     }
+    if let Form::Sealed(sealed) = &form {
+        let opened = verdict.opened_by.is_some();
+        verdict.kms_key_id = kms_key_id(sealed, verdict.key_name.as_deref(), opened);
+    }
     verdict.findings_by_state(rules);
     verdict
 }
@@ -208,8 +212,6 @@ impl<'v> Verdict<'v> {
             reason: None,
             opened_bytes: None,
         };
-        let opened = verdict.opened_by.is_some();
-        verdict.kms_key_id = sealed.and_then(|sealed| kms_key_id(sealed, verdict.key_name.as_deref(), opened));
         if state == State::Plaintext {
             match address {
                 Address::Object(_) => verdict.inspect(address, value),
@@ -226,11 +228,7 @@ impl<'v> Verdict<'v> {
         self.guard = Some(chain);
         let Some(prepared) = rules.chain(chain) else { return };
         let answer = prepared.open(key, value, deks.of(chain), scratch);
-        if let (Form::Sealed(sealed), Some(name)) = (form, prepared.settled_name(value, &answer)) {
-            // The guess was right, nearly always, and then the envelope was looked into already.
-            if self.key_name.as_deref() != Some(name.as_bytes()) {
-                self.kms_key_id = kms_key_id(sealed, Some(name.as_bytes()), true);
-            }
+        if let Some(name) = prepared.settled_name(value, &answer) {
             self.key_name = Some(Cow::Borrowed(name.as_bytes()));
         }
         match answer {
