@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::report::json::SourceFacts;
 use crate::source::container::{self, Content, Input};
+use crate::source::datadir::DataDir;
 use crate::source::{Snapshot, Store};
 
 use super::Failure;
@@ -32,6 +33,9 @@ impl OpenSource {
 pub fn open(args: &SourceArgs, global: &GlobalArgs) -> Result<OpenSource, Failure> {
     let name = args.source.to_string_lossy();
     let is_stdin = args.source.as_os_str() == "-";
+    if !is_stdin && args.source.is_dir() {
+        return open_directory(&args.source, &name);
+    }
     let input = if is_stdin { Input::Stdin } else { Input::Path(&args.source) };
     let progress = Progress::bytes(global, "unpacking", 0);
     let options = container::Options { progress: &|bytes| progress.add(bytes), ..container::Options::default() };
@@ -57,6 +61,20 @@ pub fn open(args: &SourceArgs, global: &GlobalArgs) -> Result<OpenSource, Failur
         given_sha256: unpacked.given_sha256,
     };
     Ok(OpenSource { store: Store::File(snapshot), facts, log_beside })
+}
+
+/// Opens a member's data directory.
+fn open_directory(path: &Path, name: &str) -> Result<OpenSource, Failure> {
+    let directory = DataDir::open(path).map_err(|error| Failure::from(error).about(name))?;
+    let facts = SourceFacts {
+        path: name.to_owned(),
+        kind: "data-dir",
+        container: None,
+        entry: None,
+        bytes: directory.database().pages().file_bytes(),
+        given_sha256: None,
+    };
+    Ok(OpenSource { store: Store::Directory(directory), facts, log_beside: false })
 }
 
 /// Whether a path is `member/snap/db` or a copy of it beside its log: then a folder `wal` lies beside `snap`.

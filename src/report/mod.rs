@@ -11,6 +11,7 @@ pub mod fit;
 pub mod json;
 pub mod jsonl;
 pub mod keys;
+pub mod log;
 pub mod object;
 pub mod objects;
 pub mod objects_table;

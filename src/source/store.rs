@@ -3,6 +3,8 @@
 //! Each form knows for itself how its records are found and what a [`Place`] means in it. Whoever visits records need
 //! not know which form it is.
 
+use super::datadir::replay::Replay;
+use super::datadir::{DataDir, DirectoryReader, LogFacts};
 use super::digest::Digests;
 use super::residue;
 use super::scan::Visitor;
@@ -14,6 +16,8 @@ use super::{Faults, KeyValue, PageFile, Place, Revision, StoreMeta};
 pub enum Store {
     /// A snapshot, or a bare database.
     File(Snapshot),
+    /// A member's data directory: its database, and the log beside it.
+    Directory(DataDir),
 }
 
 /// What a pass learned of where records stand.
@@ -21,6 +25,8 @@ pub enum Store {
 pub enum Index {
     /// The leaves of the tree.
     File(Outline),
+    /// The leaves of a member's tree, and what only the log has.
+    Directory(Outline, Replay),
 }
 
 /// What a pass over a store gave.
@@ -58,6 +64,11 @@ impl Store {
                     snapshot.pass(options, prepare, visitor)?;
                 Ok(StorePass { index: Index::File(outline), visitors, digests, faults, unsteady })
             }
+            Self::Directory(directory) => {
+                let (pass, replay) = directory.pass(options, prepare, visitor)?;
+                let Pass { outline, visitors, digests, faults, unsteady, .. } = pass;
+                Ok(StorePass { index: Index::Directory(outline, replay), visitors, digests, faults, unsteady })
+            }
         }
     }
 
@@ -65,6 +76,14 @@ impl Store {
     pub fn reader<'r>(&'r self, index: &'r Index) -> Reader<'r> {
         match (self, index) {
             (Self::File(snapshot), Index::File(outline)) => Reader::File { pages: snapshot.pages(), outline },
+            (Self::Directory(directory), Index::Directory(outline, replay)) => {
+                Reader::Directory(DirectoryReader { pages: directory.database().pages(), outline, replay })
+            }
+            // An index of another store leads nowhere, but it can be read.
+            (Self::File(snapshot), Index::Directory(outline, _)) => Reader::File { pages: snapshot.pages(), outline },
+            (Self::Directory(directory), Index::File(outline)) => {
+                Reader::File { pages: directory.database().pages(), outline }
+            }
         }
     }
 
@@ -72,6 +91,7 @@ impl Store {
     pub fn bytes(&self) -> u64 {
         match self {
             Self::File(snapshot) => snapshot.pages().file_bytes(),
+            Self::Directory(directory) => directory.database().pages().file_bytes(),
         }
     }
 
@@ -79,6 +99,8 @@ impl Store {
     pub fn lost_its_trailer(&self) -> bool {
         match self {
             Self::File(snapshot) => snapshot.lost_its_trailer(),
+            // It never had one.
+            Self::Directory(_) => false,
         }
     }
 
@@ -86,6 +108,7 @@ impl Store {
     pub fn as_file(&mut self) -> Option<&mut Snapshot> {
         match self {
             Self::File(snapshot) => Some(snapshot),
+            Self::Directory(_) => None,
         }
     }
 }
@@ -94,14 +117,22 @@ impl Index {
     /// What the store notes about itself.
     pub fn meta(&self) -> &StoreMeta {
         match self {
-            Self::File(outline) => &outline.meta,
+            Self::File(outline) | Self::Directory(outline, _) => &outline.meta,
         }
     }
 
     /// The same, to keep.
     pub fn into_meta(self) -> StoreMeta {
         match self {
-            Self::File(outline) => outline.meta,
+            Self::File(outline) | Self::Directory(outline, _) => outline.meta,
+        }
+    }
+
+    /// What is known of the log beside a database, where there is one.
+    pub fn log(&self) -> Option<&LogFacts> {
+        match self {
+            Self::File(_) => None,
+            Self::Directory(_, replay) => Some(replay.facts()),
         }
     }
 }
@@ -116,13 +147,17 @@ pub enum Reader<'r> {
         /// Where the leaves are.
         outline: &'r Outline,
     },
+    /// Those of a data directory.
+    Directory(DirectoryReader<'r>),
 }
 
 impl Reader<'_> {
     /// Gives some keys of the store, spread evenly over all of it, to `visit`: those of at most `leaves` leaf pages.
     pub fn sample(self, leaves: usize, visit: impl FnMut(&[u8])) {
         match self {
-            Self::File { pages, outline } => outline.sample(pages, leaves, visit),
+            Self::File { pages, outline } | Self::Directory(DirectoryReader { pages, outline, .. }) => {
+                outline.sample(pages, leaves, visit);
+            }
         }
     }
 
@@ -130,6 +165,7 @@ impl Reader<'_> {
     pub fn records_at(self, places: &[Place], visit: impl FnMut(Place, KeyValue<'_>)) {
         match self {
             Self::File { pages, outline } => outline.records_at(pages, places, visit),
+            Self::Directory(directory) => directory.records_at(places, visit),
         }
     }
 
@@ -138,6 +174,7 @@ impl Reader<'_> {
     pub fn find(self, revisions: &[Revision], visit: impl FnMut(usize, &[u8])) {
         match self {
             Self::File { pages, outline } => outline.find(pages, revisions, visit),
+            Self::Directory(directory) => directory.find(revisions, visit),
         }
     }
 
@@ -146,6 +183,7 @@ impl Reader<'_> {
     pub fn stray_at<T>(self, at: u64, visit: impl FnOnce(KeyValue<'_>) -> T) -> Option<T> {
         match self {
             Self::File { pages, .. } => residue::record_at(pages, at, visit),
+            Self::Directory(directory) => directory.stray_at(at, visit),
         }
     }
 }
