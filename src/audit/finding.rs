@@ -291,8 +291,14 @@ pub enum Finding {
     FileUnsteady,
     /// The digest that a snapshot ends with was cut off.
     NoTrailer,
-    /// Newer writes may be only in the log beside the file.
+    /// Newer writes may be only in the log beside the file, which was not read.
     LogOnly,
+    /// Newer writes are only in the log, which was read.
+    LogApplied,
+    /// The last writes of the log may not be those of the cluster.
+    MaybeCommitted,
+    /// A server has the data directory open.
+    InUse,
     /// About a configuration.
     Config(LintId),
 }
@@ -307,7 +313,9 @@ impl Finding {
             Self::TrailerMismatch => "file.trailer-mismatch",
             Self::FileUnsteady => "file.unsteady",
             Self::NoTrailer => "file.no-trailer",
-            Self::LogOnly => "file.log-only",
+            Self::LogOnly | Self::LogApplied => "file.log-only",
+            Self::MaybeCommitted => "file.maybe-committed",
+            Self::InUse => "file.in-use",
             Self::Config(lint) => lint.as_str(),
         }
     }
@@ -317,8 +325,8 @@ impl Finding {
         match self {
             Self::Value(finding) => finding.severity(),
             Self::FileDamaged | Self::TrailerMismatch | Self::FileUnsteady => Severity::Error,
-            Self::GcmWriteLimit | Self::NoTrailer => Severity::Warning,
-            Self::LogOnly => Severity::Note,
+            Self::GcmWriteLimit | Self::NoTrailer | Self::MaybeCommitted => Severity::Warning,
+            Self::LogOnly | Self::LogApplied | Self::InUse => Severity::Note,
             Self::Config(lint) => match lint.severity() {
                 crate::config::Severity::Note => Severity::Note,
                 crate::config::Severity::Warning => Severity::Warning,
@@ -345,6 +353,11 @@ impl Finding {
             Self::LogOnly => {
                 "the file lies in a member's data directory: its newest writes may be only in the log beside it"
             }
+            Self::LogApplied => "the newest writes are only in the log; they are counted in this report",
+            Self::MaybeCommitted => {
+                "the last entries of the log may be this member's alone, so they are not counted in this report"
+            }
+            Self::InUse => "a server has this data directory open, and may write more at any time",
             Self::Config(_) => "see the configuration",
         }
     }
@@ -363,6 +376,9 @@ impl Finding {
             Self::FileUnsteady => "Take a snapshot (etcdctl snapshot save), or copy the file while etcd stands still.",
             Self::NoTrailer => "Restoring it needs --skip-hash-check; nothing tells whether its bytes are whole.",
             Self::LogOnly => "Take a snapshot (etcdctl snapshot save) to have them.",
+            Self::LogApplied => "Nothing: a server that starts applies them, too.",
+            Self::MaybeCommitted => "Compare with the logs of the other members: what most of them have is committed.",
+            Self::InUse => "Take a snapshot (etcdctl snapshot save), which is of one moment.",
             Self::Config(_) => "See `atrest config check`.",
         }
     }

@@ -12,6 +12,7 @@ use crate::kube::locator::Locator;
 use crate::kube::payload::Encoding;
 use crate::kube::select::{SelectError, Selected, Selection};
 use crate::provider::plaintext::Plaintext;
+use crate::source::datadir::LogFacts;
 use crate::source::digest::{Digests, Trailer};
 use crate::source::residue::Stray;
 use crate::source::scan::Visitor;
@@ -93,6 +94,8 @@ pub struct Audit {
     pub rows: Option<Merge>,
     /// What etcd notes about itself.
     pub meta: StoreMeta,
+    /// What is known of the log beside a database, where that was read.
+    pub log: Option<LogFacts>,
     /// The revision that was looked at.
     pub revision: i64,
     /// Digests of the file, where they were asked for.
@@ -202,6 +205,7 @@ pub fn audit(store: &mut Store, rules: Rules, options: &Options<'_>) -> Result<A
         summary,
         context: Context { rules, table, roots, marked },
         rows: spill.map(Spill::merge).transpose().map_err(AuditError::Spill)?,
+        log: reading.index.log().cloned(),
         meta: reading.index.into_meta(),
         revision,
         digests: reading.digests,
@@ -553,6 +557,31 @@ pub(super) fn keep_first(keys: &mut BTreeSet<Vec<u8>>, key: &[u8]) {
     }
 }
 
+/// What is to be said of the log beside a database.
+fn log_findings(log: &LogFacts, findings: &mut Vec<(Finding, Vec<String>)>) {
+    let count = |count: u64, one: &str, more: &str| match count {
+        1 => format!("1 {one}"),
+        count => format!("{count} {more}"),
+    };
+    if let (Some((first, last)), 1..) = (log.applied, log.writes) {
+        let writes = count(log.writes, "write is only in the log", "writes are only in the log");
+        let keys = count(log.keys, "key", "keys");
+        let mut details = vec![format!("{writes} (entries {first} to {last}), of {keys}")];
+        if log.auth {
+            details
+                .push("users must log in there, and whether each of them was allowed to was not looked at".to_owned());
+        }
+        findings.push((Finding::LogApplied, details));
+    }
+    if let Some((first, last, writes)) = log.maybe_committed {
+        let writes = count(writes, "change", "changes");
+        findings.push((Finding::MaybeCommitted, vec![format!("entries {first} to {last} ask for {writes}")]));
+    }
+    if log.running {
+        findings.push((Finding::InUse, Vec::new()));
+    }
+}
+
 /// How many faults a finding quotes.
 const QUOTED_FAULTS: usize = 5;
 
@@ -575,8 +604,11 @@ fn file_findings(store: &Store, reading: &Reading, options: &Options<'_>) -> Vec
     if store.lost_its_trailer() {
         findings.push((Finding::NoTrailer, Vec::new()));
     }
-    if options.log_beside {
-        findings.push((Finding::LogOnly, Vec::new()));
+    match reading.index.log() {
+        Some(log) if log.found => log_findings(log, &mut findings),
+        Some(_) => findings.push((Finding::LogOnly, Vec::new())),
+        None if options.log_beside => findings.push((Finding::LogOnly, Vec::new())),
+        None => {}
     }
     findings
 }

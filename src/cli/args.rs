@@ -39,7 +39,8 @@ impl GlobalArgs {
 /// What to read: a file, or a running etcd.
 #[derive(Debug, Args)]
 pub struct SourceArgs {
-    /// An etcd snapshot or database, plain or in gzip, zstd, zip or tar, told by content; `-` for standard input
+    /// An etcd snapshot or database, plain or in gzip, zstd, zip or tar, told by content; a member's data directory; `-` for
+    /// standard input
     #[arg(value_name = "SOURCE")]
     pub source: Option<PathBuf>,
     /// Do not hash the file: faster, but nothing tells whether its bytes are those that were saved

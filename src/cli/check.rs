@@ -3,6 +3,7 @@
 use clap::{ValueEnum, value_parser};
 
 use crate::report;
+use crate::source::Store;
 use crate::source::check::{HashKvAt, check};
 use crate::source::snapshot::PassOptions;
 
@@ -53,10 +54,15 @@ Kinds of fault:
   revision-key   a key among the records is no revision
   record         a value among the records is no key-value record, or contradicts its key
   schema         a bucket that every etcd makes is missing, or a pair is a bucket where etcd has none
+  log            a part of a data directory's log does not hold, or cannot be applied
+
+Of a data directory, hash, revision, total keys and total size are those of its database alone, and the key-value hash is that
+of a server that applied the log.
 
 Examples:
   atrest check snapshot.db
   atrest check snapshot.db -o json --hashkv --revision 1234
+  atrest check /var/lib/etcd --hashkv
   atrest check --endpoints https://127.0.0.1:2379 --cacert ca.crt --cert client.crt --key client.key";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -75,16 +81,18 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     }
     let mut opened = open(&args.source, global)?;
     let facts = opened.facts.clone();
-    let snapshot = opened.file()?;
     let reads = if args.source.no_digest { 1 } else { 2 };
-    let progress = Progress::bytes(global, "checking", reads * snapshot.pages().file_bytes());
+    let progress = Progress::bytes(global, "checking", reads * opened.store.bytes());
     let options = PassOptions { digest: !args.source.no_digest, threads: 0, progress: &|bytes| progress.add(bytes) };
     let at = match (args.hashkv, args.revision) {
         (false, _) => HashKvAt::Not,
         (true, None) => HashKvAt::Current,
         (true, Some(revision)) => HashKvAt::Revision(revision),
     };
-    let outcome = check(snapshot, options, at);
+    let outcome = match &mut opened.store {
+        Store::Directory(directory) => check(directory, options, at),
+        _ => check(opened.file()?, options, at),
+    };
     let report = outcome.map_err(|error| Failure::from(error).about(&facts.path))?;
     drop(progress);
     let serious = report::check::findings(&report)

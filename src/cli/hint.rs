@@ -9,6 +9,7 @@ use crate::config::change::{ChangeError, Note};
 use crate::output::OutputError;
 use crate::source::check::CheckError;
 use crate::source::container::ContainerError;
+use crate::source::datadir::DirectoryError;
 use crate::source::snapshot::ReadError;
 
 use super::exit::Exit;
@@ -82,6 +83,17 @@ impl From<ContainerError> for Failure {
                 failure.hint("give the database in it (member/snap/db), or better a snapshot: etcdctl snapshot save")
             }
             _ => failure,
+        }
+    }
+}
+
+impl From<DirectoryError> for Failure {
+    fn from(error: DirectoryError) -> Self {
+        match error {
+            DirectoryError::NoMember => Self::input(error.to_string())
+                .hint("give what etcd has as --data-dir (K3s: server/db/etcd), or a snapshot: etcdctl snapshot save"),
+            DirectoryError::Database { path, source } => Self::from(source).about(&path),
+            error => Self::input(crate::report::text::harmless(&error.to_string()).into_owned()),
         }
     }
 }

@@ -161,6 +161,9 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     let mut target = target(args)?;
     let source = SourceArgs::file(args.source.clone());
     let mut opened = open(&source, global)?;
+    if matches!(opened.store, Store::Directory(_)) {
+        return Err(directory(&opened.facts.path));
+    }
     let needed = opened.file()?.pages().used_bytes();
     let interrupted = catch_signals()?;
     let output = match (&args.output, args.dry_run) {
@@ -277,6 +280,16 @@ fn exit(outcome: &Outcome) -> Exit {
         End::Proved(_) | End::Planned(None) if report::rewrite::kept_unreadable(outcome) => Exit::Findings,
         End::Proved(_) | End::Planned(None) => Exit::Done,
     }
+}
+
+/// A database that was rewritten must not go back beside its log, which would bring old values back, nor beside other members.
+fn directory(path: &str) -> Failure {
+    let failure =
+        Failure::input("is a data directory, and only a snapshot or a database alone is rewritten").about(path);
+    failure.hint(
+        "take a snapshot (etcdctl snapshot save; where no server runs, start one on a copy of the directory), rewrite that, and restore \
+         every member from the new file into an empty directory: the log here keeps the old values",
+    )
 }
 
 /// Begins the new file, if there is room for it.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::report::json::SourceFacts;
 use crate::source::container::{self, Content, Input};
+use crate::source::datadir::DataDir;
 #[cfg(feature = "live")]
 use crate::source::live::LiveStore;
 use crate::source::{Snapshot, Store};
@@ -58,6 +59,9 @@ fn open_live(live: crate::live::Live, endpoints: &[String]) -> Result<OpenSource
 fn open_file(path: &Path, global: &GlobalArgs) -> Result<OpenSource, Failure> {
     let name = path.to_string_lossy();
     let is_stdin = path.as_os_str() == "-";
+    if !is_stdin && path.is_dir() {
+        return open_directory(path, &name);
+    }
     let input = if is_stdin { Input::Stdin } else { Input::Path(path) };
     let progress = Progress::bytes(global, "unpacking", 0);
     let options = container::Options { progress: &|bytes| progress.add(bytes), ..container::Options::default() };
@@ -82,6 +86,20 @@ fn open_file(path: &Path, global: &GlobalArgs) -> Result<OpenSource, Failure> {
         given_sha256: unpacked.given_sha256,
     };
     Ok(OpenSource { store: Store::File(snapshot), facts, log_beside })
+}
+
+/// Opens a member's data directory.
+fn open_directory(path: &Path, name: &str) -> Result<OpenSource, Failure> {
+    let directory = DataDir::open(path).map_err(|error| Failure::from(error).about(name))?;
+    let facts = SourceFacts {
+        path: name.to_owned(),
+        kind: "data-dir",
+        container: None,
+        entry: None,
+        bytes: directory.database().pages().file_bytes(),
+        given_sha256: None,
+    };
+    Ok(OpenSource { store: Store::Directory(directory), facts, log_beside: false })
 }
 
 /// Whether a path is `member/snap/db` or a copy of it beside its log: then a folder `wal` lies beside `snap`.

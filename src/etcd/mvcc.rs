@@ -88,13 +88,19 @@ impl<'r> KeyValue<'r> {
     /// The record as etcd writes it.
     pub fn encode(&self) -> Vec<u8> {
         let mut record = Vec::with_capacity(self.key.len() + self.value.len() + 48);
-        wire::put_bytes(&mut record, 1, self.key);
-        wire::put_int64(&mut record, 2, self.create_revision);
-        wire::put_int64(&mut record, 3, self.mod_revision);
-        wire::put_int64(&mut record, 4, self.version);
-        wire::put_bytes(&mut record, 5, self.value);
-        wire::put_int64(&mut record, 6, self.lease);
+        self.encode_into(&mut record);
         record
+    }
+
+    /// The same, in the place of what `record` holds.
+    pub fn encode_into(&self, record: &mut Vec<u8>) {
+        record.clear();
+        wire::put_bytes(record, 1, self.key);
+        wire::put_int64(record, 2, self.create_revision);
+        wire::put_int64(record, 3, self.mod_revision);
+        wire::put_int64(record, 4, self.version);
+        wire::put_bytes(record, 5, self.value);
+        wire::put_int64(record, 6, self.lease);
     }
 }
 

@@ -43,3 +43,5 @@ pub const FINISHED_COMPACTION: &[u8] = b"finishedCompactRev";
 pub const CLUSTER_VERSION: &[u8] = b"clusterVersion";
 /// `cluster`: a running downgrade; since 3.5.
 pub const DOWNGRADE: &[u8] = b"downgrade";
+/// `auth`: whether users must log in; all releases, once it was ever changed.
+pub const AUTH_ENABLED: &[u8] = b"authEnabled";

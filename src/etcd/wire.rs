@@ -98,6 +98,12 @@ pub fn put_int64(out: &mut Vec<u8>, number: u32, value: i64) {
     }
 }
 
+/// Where a part that was read out of a message starts within it; the message's end for what is no part of it, as an empty part may
+/// be.
+pub fn offset_of(message: &[u8], part: &[u8]) -> usize {
+    part.as_ptr().addr().checked_sub(message.as_ptr().addr()).unwrap_or(message.len()).min(message.len())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,5 +131,15 @@ mod tests {
         assert!(field(&[0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01]).is_err());
         assert!(field(&[0x0b]).is_err(), "groups");
         assert!(field(&[0x00, 1]).is_err(), "field 0");
+    }
+
+    #[test]
+    fn a_part_is_found_within_its_message() {
+        let message = [8, 1, 18, 2, b'a', b'b'];
+        let (rest, _) = field(&message).unwrap();
+        let (_, (_, part)) = field(rest).unwrap();
+        let Field::Bytes(part) = part else { panic!("{part:?}") };
+        assert_eq!(offset_of(&message, part), 4);
+        assert_eq!(offset_of(&message, &[]), 6);
     }
 }

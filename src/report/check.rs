@@ -54,6 +54,8 @@ struct Document<'d> {
     hashkv_revision: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hashkv_compact_revision: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<super::log::Log>,
 }
 
 /// Writes the JSON document.
@@ -89,6 +91,7 @@ pub fn json(out: &mut dyn Write, report: &Report, facts: &SourceFacts) -> io::Re
         hashkv: report.hash_kv.map(|hash_kv| hash_kv.hash),
         hashkv_revision: report.hash_kv.map(|hash_kv| hash_kv.revision),
         hashkv_compact_revision: report.hash_kv.map(|hash_kv| hash_kv.compacted),
+        log: report.log.as_ref().and_then(super::log::Log::of),
     };
     pretty(out, &document)
 }
@@ -170,6 +173,10 @@ fn figures(report: &Report, facts: &SourceFacts) -> Vec<(&'static str, String)> 
             format!("{} of {} bytes, {} free", grouped(report.pages), report.page_size, grouped(report.free_pages)),
         ),
     ];
+    if let Some(log) = &report.log {
+        figures.push(("log", super::log::words(log)));
+        figures.push(("with the log", format!("revision {}", log.revision)));
+    }
     if let Some(compacted) = report.compacted {
         figures.push(("compacted at", compacted.to_string()));
     }

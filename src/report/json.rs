@@ -8,6 +8,7 @@ use crate::audit::run::Audit;
 use crate::audit::summary::{CoverageRow, FindingRow, KeyRow, Totals};
 use crate::source::digest::Digests;
 
+use super::log::Log;
 use super::text::{harmless, hex, key};
 
 /// What made a document.
@@ -25,7 +26,7 @@ pub const TOOL: Tool = Tool { name: "atrest", version: env!("CARGO_PKG_VERSION")
 pub struct SourceFacts {
     /// The path as it was given.
     pub path: String,
-    /// `snapshot` or `database`.
+    /// `snapshot`, `database` or `data-dir`.
     pub kind: &'static str,
     /// What it was packed in: `gzip`, `tar+gzip`; none for a plain file.
     pub container: Option<String>,
@@ -68,6 +69,8 @@ struct Source<'d> {
     compacted_revision: Option<i64>,
     etcd_version: Option<String>,
     prefixes: Vec<&'d str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<Log>,
 }
 
 #[derive(Serialize)]
@@ -240,6 +243,7 @@ fn source<'d>(audit: &'d Audit, facts: &'d SourceFacts) -> Source<'d> {
         compacted_revision: audit.meta.compacted(),
         etcd_version: audit.meta.written_by(),
         prefixes: audit.context.roots.iter().map(|root| root.path()).collect(),
+        log: audit.log.as_ref().and_then(Log::of),
     }
 }
 

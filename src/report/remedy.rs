@@ -154,7 +154,9 @@ impl Script<'_> {
             }
             self.say(&format!("  -> {}", row.finding.remedy()))?;
             match row.finding {
-                Finding::FileUnsteady | Finding::LogOnly => self.command("etcdctl snapshot save snapshot.db")?,
+                Finding::FileUnsteady | Finding::LogOnly | Finding::InUse => {
+                    self.command("etcdctl snapshot save snapshot.db")?
+                }
                 Finding::FileDamaged => {
                     let path = self.source();
                     self.command(&format!("atrest check {path}"))?;

@@ -71,13 +71,14 @@ fn verdict(out: &mut dyn Write, audit: &Audit, scope: Option<&str>, paint: Paint
     }
     writeln!(
         out,
-        "{} entries ({} encrypted, {} plaintext), {} older revisions, {} deletions, {} revisions left in free pages",
+        "{} entries ({} encrypted, {} plaintext), {} older revisions, {} deletions, {} revisions left in {}",
         grouped(totals.entries),
         grouped(totals.encrypted),
         grouped(totals.plaintext),
         grouped(totals.history),
         grouped(totals.deleted),
         grouped(totals.residue),
+        if audit.log.is_some() { "free pages and the log" } else { "free pages" },
     )
 }
 
@@ -121,7 +122,11 @@ fn source(out: &mut dyn Write, audit: &Audit, facts: &SourceFacts) -> io::Result
         None => ", digest not checked".to_owned(),
     };
     let path = harmless(&facts.path);
-    writeln!(out, "{path}: {}{container}{etcd}, revision {}{digest}", facts.kind, audit.revision)
+    writeln!(out, "{path}: {}{container}{etcd}, revision {}{digest}", facts.kind, audit.revision)?;
+    match &audit.log {
+        Some(log) => writeln!(out, "its log: {}", super::log::words(log)),
+        None => Ok(()),
+    }
 }
 
 fn coverage(out: &mut dyn Write, summary: &Summary, paint: Paint, width: Width) -> io::Result<()> {

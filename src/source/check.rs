@@ -7,6 +7,8 @@ use crate::bbolt::page::LeafElement;
 use crate::etcd::hash::{Crc, HashKvView};
 use crate::etcd::schema;
 
+use super::datadir::replay::Replay;
+use super::datadir::{DataDir, LogFacts};
 use super::digest::Digests;
 use super::scan::Visitor;
 use super::snapshot::{Pass, PassOptions, ReadError, Snapshot};
@@ -50,6 +52,51 @@ pub struct Report {
     pub unsteady: bool,
     /// The key-value hash, where it was asked for.
     pub hash_kv: Option<HashKv>,
+    /// What is known of the log beside a database, where that was read. The key-value hash and the compaction are those of a server
+    /// that applied it; all other figures are the database's.
+    pub log: Option<LogFacts>,
+}
+
+/// What can be checked: pages, and perhaps a log beside them.
+pub trait Checkable {
+    /// Reads everything once; gives what only the log has, where there is one.
+    fn pass_over<V: Visitor>(
+        &mut self,
+        options: PassOptions<'_>,
+        visitor: impl Fn() -> V + Sync,
+    ) -> Result<(Pass<V>, Option<Replay>), ReadError>;
+
+    /// The pages.
+    fn snapshot(&self) -> &Snapshot;
+}
+
+impl Checkable for Snapshot {
+    fn pass_over<V: Visitor>(
+        &mut self,
+        options: PassOptions<'_>,
+        visitor: impl Fn() -> V + Sync,
+    ) -> Result<(Pass<V>, Option<Replay>), ReadError> {
+        Ok((self.pass(options, |_, _| (), |()| visitor())?, None))
+    }
+
+    fn snapshot(&self) -> &Snapshot {
+        self
+    }
+}
+
+impl Checkable for DataDir {
+    fn pass_over<V: Visitor>(
+        &mut self,
+        options: PassOptions<'_>,
+        visitor: impl Fn() -> V + Sync,
+    ) -> Result<(Pass<V>, Option<Replay>), ReadError> {
+        let (pass, replay) = self.pass(options, |_| (), |()| visitor())?;
+        Ok((pass, Some(replay)))
+    }
+
+    fn snapshot(&self) -> &Snapshot {
+        self.database()
+    }
 }
 
 /// The key-value hash at a revision.
@@ -102,24 +149,27 @@ pub enum HashKvAt {
 }
 
 /// Reads the whole file and checks it. With a key-value hash its records are read a second time.
-pub fn check(snapshot: &mut Snapshot, options: PassOptions<'_>, hash_kv: HashKvAt) -> Result<Report, CheckError> {
+pub fn check(store: &mut impl Checkable, options: PassOptions<'_>, hash_kv: HashKvAt) -> Result<Report, CheckError> {
     let key = TraceKey::random()?;
-    let mut pass = snapshot.pass(options, |_, _| (), |()| Counter::new(key))?;
+    let (mut pass, replay) = store.pass_over(options, || Counter::new(key))?;
+    // What only the log has is in none of the figures that etcdutl prints for the database.
+    let end = replay.as_ref().map_or(u32::MAX, Replay::first_leaf);
     let segments = pass.visitors.iter_mut().flat_map(|counter| std::mem::take(&mut counter.crc.done));
-    let hash = pass.outline.snapshot_hash(join(segments.collect()));
+    let hash = pass.outline.snapshot_hash(join(segments.filter(|segment| segment.first < end).collect()));
     let last = pass.visitors.iter().filter_map(|counter| counter.last).max();
-    let revision = last.map_or(0, |(_, main)| main);
+    let log = replay.map(|replay| replay.facts().clone());
+    let revision = log.as_ref().map_or(last.map_or(0, |(_, main)| main), |log| log.last_in_database);
     let traces: Vec<_> = pass.visitors.drain(..).map(|counter| counter.traces).collect();
     let current = pass.outline.meta.current_revision(last.map(|(_, main)| main));
     let view = view(hash_kv, current, pass.outline.meta.compacted())?;
     let (total_key, hash_kv) = match view {
-        None => (live_keys(traces), None),
+        None => (live_keys(traces, end), None),
         Some(view) => {
-            let (total_key, kept) = live_and_kept(traces, &records_up_to(snapshot, options, view)?);
-            (total_key, Some(hash_kv_of(snapshot, options, view, &kept)?))
+            let (total_key, kept) = live_and_kept(traces, &records_up_to(store, options, view)?, end);
+            (total_key, Some(hash_kv_of(store, options, view, &kept)?))
         }
     };
-    Ok(report(snapshot, pass, Figures { hash, revision, total_key, hash_kv }))
+    Ok(report(store.snapshot(), pass, Figures { hash, revision, total_key, hash_kv, log }))
 }
 
 struct Figures {
@@ -127,6 +177,7 @@ struct Figures {
     revision: i64,
     total_key: u64,
     hash_kv: Option<HashKv>,
+    log: Option<LogFacts>,
 }
 
 fn report(snapshot: &Snapshot, pass: Pass<Counter>, figures: Figures) -> Report {
@@ -151,6 +202,7 @@ fn report(snapshot: &Snapshot, pass: Pass<Counter>, figures: Figures) -> Report 
         fault_count,
         unsteady: pass.unsteady,
         hash_kv: figures.hash_kv,
+        log: figures.log,
     }
 }
 
@@ -235,9 +287,14 @@ fn join(mut segments: Vec<Segment>) -> Crc {
     whole
 }
 
-fn live_keys(traces: Vec<Traces>) -> u64 {
-    let counts = settle(traces, || 0_u64, |count, records| *count += u64::from(is_live(records.last())));
+/// Keys that live by what stands before a leaf.
+fn live_keys(traces: Vec<Traces>, end: u32) -> u64 {
+    let counts = settle(traces, || 0_u64, |count, records| *count += u64::from(is_live(newest_before(records, end))));
     counts.into_iter().sum()
+}
+
+fn newest_before(records: &[Trace], end: u32) -> Option<&Trace> {
+    records.iter().rfind(|trace| trace.place().leaf < end)
 }
 
 fn is_live(newest: Option<&Trace>) -> bool {
@@ -251,12 +308,12 @@ struct UpTo {
 }
 
 /// The keys that live now, and the places of what was live at the view's revision and is as old as the compaction.
-fn live_and_kept(traces: Vec<Traces>, up_to: &UpTo) -> (u64, Kept) {
+fn live_and_kept(traces: Vec<Traces>, up_to: &UpTo, end: u32) -> (u64, Kept) {
     let parts = settle(
         traces,
         || (0_u64, Vec::new(), false),
         |(live, kept, any), records| {
-            *live += u64::from(is_live(records.last()));
+            *live += u64::from(is_live(newest_before(records, end)));
             let newest = records.iter().rfind(|trace| Some(trace.place()) <= up_to.at);
             if is_live(newest) {
                 *any = true;
@@ -282,9 +339,9 @@ struct Kept {
 }
 
 /// Finds the last record at or before the view's revisions.
-fn records_up_to(snapshot: &mut Snapshot, options: PassOptions<'_>, view: HashKvView) -> Result<UpTo, ReadError> {
+fn records_up_to(store: &mut impl Checkable, options: PassOptions<'_>, view: HashKvView) -> Result<UpTo, ReadError> {
     let options = PassOptions { digest: false, ..options };
-    let pass = snapshot.pass(options, |_, _| (), |()| Boundary { view, at: None, compacted: None })?;
+    let (pass, _) = store.pass_over(options, || Boundary { view, at: None, compacted: None })?;
     let mut up_to = UpTo { at: None, compacted: None };
     for boundary in pass.visitors {
         up_to.at = up_to.at.max(boundary.at);
@@ -312,13 +369,13 @@ impl Visitor for Boundary {
 }
 
 fn hash_kv_of(
-    snapshot: &mut Snapshot,
+    store: &mut impl Checkable,
     options: PassOptions<'_>,
     view: HashKvView,
     kept: &Kept,
 ) -> Result<HashKv, ReadError> {
     let options = PassOptions { digest: false, ..options };
-    let pass = snapshot.pass(options, |_, _| (), |()| Hasher { view, kept, crc: Segments::default() })?;
+    let (pass, _) = store.pass_over(options, || Hasher { view, kept, crc: Segments::default() })?;
     let segments = pass.visitors.into_iter().flat_map(|hasher| hasher.crc.done);
     let mut hash = Crc::of(schema::KEY);
     hash.join(join(segments.collect()));

@@ -5,6 +5,7 @@
 
 pub mod check;
 pub mod container;
+pub mod datadir;
 pub mod digest;
 pub mod feed;
 mod leafpage;
@@ -36,9 +37,11 @@ pub const REVISION_KEY_FAULT: FaultKind = FaultKind::Content("revision-key");
 pub const RECORD_FAULT: FaultKind = FaultKind::Content("record");
 /// A bucket that every etcd makes is not there, or a pair is a bucket where etcd has none.
 pub const SCHEMA_FAULT: FaultKind = FaultKind::Content("schema");
+/// A part of the log that does not hold, or that cannot be applied.
+pub const LOG_FAULT: FaultKind = FaultKind::Content("log");
 
 /// The kinds of fault that a store has beside those of its pages, for the help text.
-pub const FAULTS: [FaultKind; 3] = [REVISION_KEY_FAULT, RECORD_FAULT, SCHEMA_FAULT];
+pub const FAULTS: [FaultKind; 4] = [REVISION_KEY_FAULT, RECORD_FAULT, SCHEMA_FAULT, LOG_FAULT];
 
 /// Where a record stands among all records of the store. Places order as revisions do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

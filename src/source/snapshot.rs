@@ -17,6 +17,7 @@ use crate::bbolt::{Fault, Faults, OpenError, PageFile, leaf};
 use crate::etcd::hash::Crc;
 use crate::etcd::meta::StoreMeta;
 use crate::etcd::schema;
+use crate::etcd::standing::Standing;
 use crate::etcd::{KeyValue, Revision, RevisionKey};
 
 use super::digest::{self, Digests, TRAILER_BYTES, Trailer};
@@ -82,6 +83,8 @@ pub struct PassOptions<'p> {
 pub struct Outline {
     /// What etcd notes about itself.
     pub meta: StoreMeta,
+    /// What an entry of the log may depend on beside the keys.
+    pub standing: Standing,
     /// Checksums of the buckets before and behind `key`, names included.
     pub before_key: Crc,
     /// See [`before_key`](Self::before_key).
@@ -278,6 +281,14 @@ impl LaidOut<'_> {
 }
 
 impl Outline {
+    /// How many leaf pages the `key` bucket has.
+    pub fn leaves(&self) -> u32 {
+        match &self.key {
+            KeyBucket::Tree(layout) => u32::try_from(layout.leaves().len()).unwrap_or(u32::MAX),
+            KeyBucket::Inline(_) => 1,
+        }
+    }
+
     /// Some keys of the store, taken from at most `leaves` leaf pages spread evenly over all revisions.
     pub fn sample(&self, file: &PageFile, leaves: usize, mut visit: impl FnMut(&[u8])) {
         let total = match &self.key {
@@ -404,7 +415,7 @@ fn strays<V: Visitor>(file: &PageFile, reached: &Reached, mut visitors: Vec<V>) 
 
 /// Reads everything but the records: the small buckets whole, of the `key` bucket where its leaves are.
 fn outline(file: &PageFile, checker: &mut Checker<'_>, depth: Depth) -> Result<Outline, ReadError> {
-    let mut meta = StoreMeta::default();
+    let (mut meta, mut standing) = (StoreMeta::default(), Standing::default());
     let (mut before_key, mut behind_key) = (Crc::default(), Crc::default());
     let mut key = None;
     let mut has_meta = false;
@@ -421,6 +432,7 @@ fn outline(file: &PageFile, checker: &mut Checker<'_>, depth: Depth) -> Result<O
             if !pair.element.is_bucket {
                 crc.add(pair.element.value);
                 meta.note(&name, pair.element.key, pair.element.value);
+                standing.note(&name, pair.element.key, pair.element.value);
             }
         });
     }
@@ -439,7 +451,7 @@ fn outline(file: &PageFile, checker: &mut Checker<'_>, depth: Depth) -> Result<O
         }
         BucketRoot::Inline(_) => KeyBucket::Inline(bucket),
     };
-    Ok(Outline { meta, before_key, behind_key, key })
+    Ok(Outline { meta, standing, before_key, behind_key, key })
 }
 
 /// Visits the records of a store that is so small that its `key` bucket is inline.

@@ -3,6 +3,8 @@
 //! Each form knows for itself how its records are found and what a [`Place`] means in it. Whoever visits records need
 //! not know which form it is.
 
+use super::datadir::replay::Replay;
+use super::datadir::{DataDir, DirectoryReader, LogFacts};
 use super::digest::Digests;
 #[cfg(feature = "live")]
 use super::live::{LiveIndex, LivePass, LiveStore};
@@ -19,6 +21,8 @@ pub enum Store {
     /// A running etcd, or kine.
     #[cfg(feature = "live")]
     Live(LiveStore),
+    /// A member's data directory: its database, and the log beside it.
+    Directory(DataDir),
 }
 
 /// What a pass learned of where records stand.
@@ -29,6 +33,8 @@ pub enum Index {
     /// The pages of answers.
     #[cfg(feature = "live")]
     Live(LiveIndex),
+    /// The leaves of a member's tree, and what only the log has.
+    Directory(Outline, Replay),
 }
 
 /// What a pass over a store gave.
@@ -75,6 +81,12 @@ impl Store {
                 let (digests, faults) = (None, Faults::new());
                 Ok(StorePass { index: Index::Live(index), visitors, digests, faults, unsteady: false, notes })
             }
+            Self::Directory(directory) => {
+                let (pass, replay) = directory.pass(options, prepare, visitor)?;
+                let Pass { outline, visitors, digests, faults, unsteady, .. } = pass;
+                let index = Index::Directory(outline, replay);
+                Ok(StorePass { index, visitors, digests, faults, unsteady, notes: Vec::new() })
+            }
         }
     }
 
@@ -84,8 +96,10 @@ impl Store {
             (Self::File(snapshot), Index::File(outline)) => Reader::File { pages: snapshot.pages(), outline },
             #[cfg(feature = "live")]
             (Self::Live(store), Index::Live(index)) => Reader::Live { store, index },
+            (Self::Directory(directory), Index::Directory(outline, replay)) => {
+                Reader::Directory(DirectoryReader { pages: directory.database().pages(), outline, replay })
+            }
             // Whoever reads again asks the store that was passed over.
-            #[cfg(feature = "live")]
             _ => Reader::Nothing,
         }
     }
@@ -96,6 +110,7 @@ impl Store {
             Self::File(snapshot) => snapshot.pages().file_bytes(),
             #[cfg(feature = "live")]
             Self::Live(store) => store.bytes(),
+            Self::Directory(directory) => directory.database().pages().file_bytes(),
         }
     }
 
@@ -103,26 +118,28 @@ impl Store {
     pub fn lost_its_trailer(&self) -> bool {
         match self {
             Self::File(snapshot) => snapshot.lost_its_trailer(),
-            #[cfg(feature = "live")]
-            Self::Live(_) => false,
+            // Nothing else ever had one.
+            _ => false,
         }
     }
 
     /// Reads from now on what the store was at a revision, where it can be asked for nothing else.
     pub fn look_at(&mut self, revision: Option<i64>) {
         match self {
-            Self::File(_) => {}
             #[cfg(feature = "live")]
             Self::Live(store) => store.at(revision),
+            _ => {
+                let _ = revision;
+            }
         }
     }
 
     /// Whether records that a pass has seen could not be read again.
     pub fn has_lost(&self) -> bool {
         match self {
-            Self::File(_) => false,
             #[cfg(feature = "live")]
             Self::Live(store) => store.has_lost(),
+            _ => false,
         }
     }
 
@@ -130,8 +147,7 @@ impl Store {
     pub fn as_file(&mut self) -> Option<&mut Snapshot> {
         match self {
             Self::File(snapshot) => Some(snapshot),
-            #[cfg(feature = "live")]
-            Self::Live(_) => None,
+            _ => None,
         }
     }
 }
@@ -140,7 +156,7 @@ impl Index {
     /// What the store notes about itself.
     pub fn meta(&self) -> &StoreMeta {
         match self {
-            Self::File(outline) => &outline.meta,
+            Self::File(outline) | Self::Directory(outline, _) => &outline.meta,
             #[cfg(feature = "live")]
             Self::Live(index) => &index.meta,
         }
@@ -149,7 +165,7 @@ impl Index {
     /// The same, to keep.
     pub fn into_meta(self) -> StoreMeta {
         match self {
-            Self::File(outline) => outline.meta,
+            Self::File(outline) | Self::Directory(outline, _) => outline.meta,
             #[cfg(feature = "live")]
             Self::Live(index) => index.meta,
         }
@@ -158,9 +174,17 @@ impl Index {
     /// The store's revision; `last` is the one of its last record.
     pub fn current_revision(&self, last: Option<i64>) -> i64 {
         match self {
-            Self::File(outline) => outline.meta.current_revision(last),
             #[cfg(feature = "live")]
             Self::Live(index) => index.revision,
+            _ => self.meta().current_revision(last),
+        }
+    }
+
+    /// What is known of the log beside a database, where there is one.
+    pub fn log(&self) -> Option<&LogFacts> {
+        match self {
+            Self::Directory(_, replay) => Some(replay.facts()),
+            _ => None,
         }
     }
 }
@@ -183,8 +207,9 @@ pub enum Reader<'r> {
         /// The pages of answers.
         index: &'r LiveIndex,
     },
-    /// Nothing.
-    #[cfg(feature = "live")]
+    /// Those of a data directory.
+    Directory(DirectoryReader<'r>),
+    /// Nothing, since it was asked for by what a pass over another store learned.
     Nothing,
 }
 
@@ -192,11 +217,12 @@ impl Reader<'_> {
     /// Gives some keys of the store, spread evenly over all of it, to `visit`: those of at most `leaves` leaf pages.
     pub fn sample(self, leaves: usize, visit: impl FnMut(&[u8])) {
         match self {
-            Self::File { pages, outline } => outline.sample(pages, leaves, visit),
             #[cfg(feature = "live")]
             Self::Live { store, index } => store.sample(index, visit),
-            #[cfg(feature = "live")]
             Self::Nothing => {}
+            Self::File { pages, outline } | Self::Directory(DirectoryReader { pages, outline, .. }) => {
+                outline.sample(pages, leaves, visit);
+            }
         }
     }
 
@@ -206,8 +232,8 @@ impl Reader<'_> {
             Self::File { pages, outline } => outline.records_at(pages, places, visit),
             #[cfg(feature = "live")]
             Self::Live { store, index } => store.records_at(index, places, visit),
-            #[cfg(feature = "live")]
             Self::Nothing => {}
+            Self::Directory(directory) => directory.records_at(places, visit),
         }
     }
 
@@ -217,7 +243,9 @@ impl Reader<'_> {
         match self {
             Self::File { pages, outline } => outline.find(pages, revisions, visit),
             #[cfg(feature = "live")]
-            Self::Live { .. } | Self::Nothing => {}
+            Self::Live { .. } => {}
+            Self::Nothing => {}
+            Self::Directory(directory) => directory.find(revisions, visit),
         }
     }
 
@@ -227,7 +255,9 @@ impl Reader<'_> {
         match self {
             Self::File { pages, .. } => residue::record_at(pages, at, visit),
             #[cfg(feature = "live")]
-            Self::Live { .. } | Self::Nothing => None,
+            Self::Live { .. } => None,
+            Self::Nothing => None,
+            Self::Directory(directory) => directory.stray_at(at, visit),
         }
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! The digest has 128 bits under a key drawn anew for each run, so nobody can prepare a store in which two keys meet.
 
+use std::fmt;
 use std::hash::Hasher;
 
 use rayon::prelude::*;
@@ -29,6 +30,12 @@ const TAG_BITS: u32 = 20;
 #[derive(Clone, Copy)]
 pub struct TraceKey(SipHasher13);
 
+impl fmt::Debug for TraceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TraceKey")
+    }
+}
+
 impl TraceKey {
     /// A key nobody knows.
     pub fn random() -> Result<Self, getrandom::Error> {
@@ -41,6 +48,15 @@ impl TraceKey {
     pub fn digest(&self, key: &[u8]) -> u128 {
         let mut hasher = self.0;
         hasher.write(key);
+        hasher.finish128().as_u128()
+    }
+
+    /// The digest of a key together with its value.
+    pub fn digest_of(&self, key: &[u8], value: &[u8]) -> u128 {
+        let mut hasher = self.0;
+        hasher.write_usize(key.len());
+        hasher.write(key);
+        hasher.write(value);
         hasher.finish128().as_u128()
     }
 }
