@@ -7,6 +7,8 @@ pub mod bbolt;
 pub mod cli;
 pub mod config;
 pub mod etcd;
+#[cfg(feature = "kine")]
+pub mod kine;
 pub mod kube;
 pub mod output;
 #[cfg(feature = "kms")]

@@ -293,6 +293,8 @@ pub enum Finding {
     NoTrailer,
     /// Newer writes may be only in the log beside the file.
     LogOnly,
+    /// The log that the database is written with is not beside it.
+    NoLog,
     /// About a configuration.
     Config(LintId),
 }
@@ -308,6 +310,7 @@ impl Finding {
             Self::FileUnsteady => "file.unsteady",
             Self::NoTrailer => "file.no-trailer",
             Self::LogOnly => "file.log-only",
+            Self::NoLog => "file.no-log",
             Self::Config(lint) => lint.as_str(),
         }
     }
@@ -318,7 +321,7 @@ impl Finding {
             Self::Value(finding) => finding.severity(),
             Self::FileDamaged | Self::TrailerMismatch | Self::FileUnsteady => Severity::Error,
             Self::GcmWriteLimit | Self::NoTrailer => Severity::Warning,
-            Self::LogOnly => Severity::Note,
+            Self::LogOnly | Self::NoLog => Severity::Note,
             Self::Config(lint) => match lint.severity() {
                 crate::config::Severity::Note => Severity::Note,
                 crate::config::Severity::Warning => Severity::Warning,
@@ -345,6 +348,10 @@ impl Finding {
             Self::LogOnly => {
                 "the file lies in a member's data directory: its newest writes may be only in the log beside it"
             }
+            Self::NoLog => {
+                "the database is written with a log (state.db-wal) that is not beside it: right after K3s stopped, and \
+                 otherwise its newest writes are missing"
+            }
             Self::Config(_) => "see the configuration",
         }
     }
@@ -363,6 +370,7 @@ impl Finding {
             Self::FileUnsteady => "Take a snapshot (etcdctl snapshot save), or copy the file while etcd stands still.",
             Self::NoTrailer => "Restoring it needs --skip-hash-check; nothing tells whether its bytes are whole.",
             Self::LogOnly => "Take a snapshot (etcdctl snapshot save) to have them.",
+            Self::NoLog => "Compare the revision with the server's, or copy state.db and state.db-wal together.",
             Self::Config(_) => "See `atrest config check`.",
         }
     }

@@ -573,5 +573,8 @@ fn file_findings(store: &Store, reading: &Reading, options: &Options<'_>) -> Vec
     if options.log_beside {
         findings.push((Finding::LogOnly, Vec::new()));
     }
+    if store.lost_its_log() {
+        findings.push((Finding::NoLog, Vec::new()));
+    }
     findings
 }

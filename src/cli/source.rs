@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use crate::report::json::SourceFacts;
-use crate::source::container::{self, Content, Input};
+use crate::source::container::{self, Content, Input, Unpacked};
+#[cfg(feature = "kine")]
+use crate::source::kine::KineStore;
+use crate::source::snapshot::ReadError;
 use crate::source::{Snapshot, Store};
 
 use super::Failure;
@@ -37,15 +40,18 @@ pub fn open(args: &SourceArgs, global: &GlobalArgs) -> Result<OpenSource, Failur
     let options = container::Options { progress: &|bytes| progress.add(bytes), ..container::Options::default() };
     let unpacked = container::open(input, &options).map_err(Failure::from)?;
     drop(progress);
-    if unpacked.content == Content::Sqlite {
-        let failure =
-            Failure::input("is an SQLite database, as K3s keeps without embedded etcd; it cannot be read yet");
-        return Err(failure.about(&name));
+    match unpacked.content {
+        Content::Sqlite => return kine(args, unpacked),
+        Content::SqliteLog => {
+            let failure = Failure::input("is the log of an SQLite database, which is nothing by itself");
+            return Err(failure.about(&name).hint("give the database beside it (state.db)"));
+        }
+        Content::Bbolt | Content::Unknown => {}
     }
     let container = unpacked.container();
     let snapshot = Snapshot::open(unpacked.file);
     let snapshot =
-        snapshot.map_err(|error| Failure::from(crate::source::snapshot::ReadError::from(error)).about(&name))?;
+        snapshot.map_err(|error| Failure::from(ReadError::from(error)).about(&name))?;
     let log_beside =
         unpacked.log_beside || (!is_stdin && container.is_none() && lies_in_a_data_directory(&args.source));
     let facts = SourceFacts {
@@ -55,8 +61,40 @@ pub fn open(args: &SourceArgs, global: &GlobalArgs) -> Result<OpenSource, Failur
         entry: unpacked.entry,
         bytes: unpacked.bytes,
         given_sha256: unpacked.given_sha256,
+        log_bytes: None,
     };
     Ok(OpenSource { store: Store::File(snapshot), facts, log_beside })
+}
+
+/// Opens K3s' default store. Only a plain file has its log beside it; an archive has it inside.
+#[cfg(feature = "kine")]
+fn kine(args: &SourceArgs, unpacked: Unpacked) -> Result<OpenSource, Failure> {
+    let name = args.source.to_string_lossy();
+    let is_plain = unpacked.layers.is_empty() && args.source.as_os_str() != "-";
+    let opened = match is_plain {
+        true => KineStore::open(&args.source, &unpacked.file),
+        false => KineStore::open_unpacked(&unpacked.file, unpacked.sqlite_log.as_ref()),
+    };
+    let store = opened.map_err(|error| Failure::from(ReadError::from(error)).about(&name))?;
+    let facts = SourceFacts {
+        path: name.into_owned(),
+        kind: "kine",
+        container: unpacked.container(),
+        entry: unpacked.entry,
+        bytes: unpacked.bytes,
+        given_sha256: unpacked.given_sha256,
+        log_bytes: store.copied().log_bytes,
+    };
+    Ok(OpenSource { store: Store::Kine(store), facts, log_beside: false })
+}
+
+#[cfg(not(feature = "kine"))]
+fn kine(args: &SourceArgs, _: Unpacked) -> Result<OpenSource, Failure> {
+    let failure = Failure::input(
+        "is an SQLite database, as K3s keeps without embedded etcd; this build cannot read it: it was built without the \
+         feature `kine`",
+    );
+    Err(failure.about(&args.source.to_string_lossy()))
 }
 
 /// Whether a path is `member/snap/db` or a copy of it beside its log: then a folder `wal` lies beside `snap`.

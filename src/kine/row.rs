@@ -104,7 +104,7 @@ impl<'r> Row<'r> {
         if self.name == COMPACT_REV_KEY {
             return RowKind::Compaction;
         }
-        let fills = |number: &[u8]| std::str::from_utf8(number).ok().and_then(|number| number.parse().ok());
+        let fills = |number: &[u8]| std::str::from_utf8(number).ok().and_then(|number| number.parse::<i64>().ok());
         match self.name.strip_prefix(GAP_PREFIX).and_then(fills) {
             Some(id) if id == self.id && self.deleted && !self.created => RowKind::Gap,
             _ => RowKind::Record,

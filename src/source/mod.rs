@@ -7,6 +7,8 @@ pub mod check;
 pub mod container;
 pub mod digest;
 pub mod feed;
+#[cfg(feature = "kine")]
+pub mod kine;
 mod leafpage;
 pub mod ordered;
 mod pace;

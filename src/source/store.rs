@@ -4,6 +4,8 @@
 //! not know which form it is.
 
 use super::digest::Digests;
+#[cfg(feature = "kine")]
+use super::kine::KineStore;
 use super::residue;
 use super::scan::Visitor;
 use super::snapshot::{Outline, Pass, PassOptions, ReadError, Snapshot};
@@ -14,6 +16,9 @@ use super::{Faults, KeyValue, PageFile, Place, Revision, StoreMeta};
 pub enum Store {
     /// A snapshot, or a bare database.
     File(Snapshot),
+    /// kine's SQLite.
+    #[cfg(feature = "kine")]
+    Kine(KineStore),
 }
 
 /// What a pass learned of where records stand.
@@ -21,6 +26,9 @@ pub enum Store {
 pub enum Index {
     /// The leaves of the tree.
     File(Outline),
+    /// A row is found by its revision.
+    #[cfg(feature = "kine")]
+    Kine(StoreMeta),
 }
 
 /// What a pass over a store gave.
@@ -58,6 +66,14 @@ impl Store {
                     snapshot.pass(options, prepare, visitor)?;
                 Ok(StorePass { index: Index::File(outline), visitors, digests, faults, unsteady })
             }
+            #[cfg(feature = "kine")]
+            Self::Kine(kine) => {
+                let prepared = prepare(Reader::Kine(kine));
+                let (visitors, faults) = kine.pass(options, || visitor(&prepared));
+                let digests = options.digest.then(|| kine.digests());
+                let index = Index::Kine(kine.meta().clone());
+                Ok(StorePass { index, visitors, digests, faults, unsteady: false })
+            }
         }
     }
 
@@ -65,6 +81,10 @@ impl Store {
     pub fn reader<'r>(&'r self, index: &'r Index) -> Reader<'r> {
         match (self, index) {
             (Self::File(snapshot), Index::File(outline)) => Reader::File { pages: snapshot.pages(), outline },
+            #[cfg(feature = "kine")]
+            (Self::Kine(kine), Index::Kine(_)) => Reader::Kine(kine),
+            #[cfg(feature = "kine")]
+            _ => Reader::Nothing,
         }
     }
 
@@ -72,6 +92,17 @@ impl Store {
     pub fn bytes(&self) -> u64 {
         match self {
             Self::File(snapshot) => snapshot.pages().file_bytes(),
+            #[cfg(feature = "kine")]
+            Self::Kine(kine) => kine.copied().bytes.saturating_add(kine.copied().log_bytes.unwrap_or(0)),
+        }
+    }
+
+    /// Whether it is written with a log that was not beside it.
+    pub fn lost_its_log(&self) -> bool {
+        match self {
+            Self::File(_) => false,
+            #[cfg(feature = "kine")]
+            Self::Kine(kine) => kine.copied().log_missing,
         }
     }
 
@@ -79,6 +110,8 @@ impl Store {
     pub fn lost_its_trailer(&self) -> bool {
         match self {
             Self::File(snapshot) => snapshot.lost_its_trailer(),
+            #[cfg(feature = "kine")]
+            Self::Kine(_) => false,
         }
     }
 
@@ -86,6 +119,8 @@ impl Store {
     pub fn as_file(&mut self) -> Option<&mut Snapshot> {
         match self {
             Self::File(snapshot) => Some(snapshot),
+            #[cfg(feature = "kine")]
+            Self::Kine(_) => None,
         }
     }
 }
@@ -95,6 +130,8 @@ impl Index {
     pub fn meta(&self) -> &StoreMeta {
         match self {
             Self::File(outline) => &outline.meta,
+            #[cfg(feature = "kine")]
+            Self::Kine(meta) => meta,
         }
     }
 
@@ -102,6 +139,8 @@ impl Index {
     pub fn into_meta(self) -> StoreMeta {
         match self {
             Self::File(outline) => outline.meta,
+            #[cfg(feature = "kine")]
+            Self::Kine(meta) => meta,
         }
     }
 }
@@ -116,6 +155,11 @@ pub enum Reader<'r> {
         /// Where the leaves are.
         outline: &'r Outline,
     },
+    /// Rows of a kine table.
+    #[cfg(feature = "kine")]
+    Kine(&'r KineStore),
+    /// Nothing, since it was asked for by what a pass over another store learned.
+    Nothing,
 }
 
 impl Reader<'_> {
@@ -123,6 +167,9 @@ impl Reader<'_> {
     pub fn sample(self, leaves: usize, visit: impl FnMut(&[u8])) {
         match self {
             Self::File { pages, outline } => outline.sample(pages, leaves, visit),
+            Self::Nothing => {}
+            #[cfg(feature = "kine")]
+            Self::Kine(kine) => kine.sample(leaves, visit),
         }
     }
 
@@ -130,6 +177,9 @@ impl Reader<'_> {
     pub fn records_at(self, places: &[Place], visit: impl FnMut(Place, KeyValue<'_>)) {
         match self {
             Self::File { pages, outline } => outline.records_at(pages, places, visit),
+            Self::Nothing => {}
+            #[cfg(feature = "kine")]
+            Self::Kine(kine) => kine.records_at(places, visit),
         }
     }
 
@@ -138,6 +188,10 @@ impl Reader<'_> {
     pub fn find(self, revisions: &[Revision], visit: impl FnMut(usize, &[u8])) {
         match self {
             Self::File { pages, outline } => outline.find(pages, revisions, visit),
+            Self::Nothing => {}
+            // What the table still has was no stray there.
+            #[cfg(feature = "kine")]
+            Self::Kine(_) => {}
         }
     }
 
@@ -146,6 +200,9 @@ impl Reader<'_> {
     pub fn stray_at<T>(self, at: u64, visit: impl FnOnce(KeyValue<'_>) -> T) -> Option<T> {
         match self {
             Self::File { pages, .. } => residue::record_at(pages, at, visit),
+            Self::Nothing => None,
+            #[cfg(feature = "kine")]
+            Self::Kine(kine) => kine.stray_at(at, visit),
         }
     }
 }
