@@ -7,6 +7,7 @@
 //! Formats: SQLite's database and write-ahead log (`sqlite.org/fileformat2.html`), of which only the header is read here.
 
 use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rusqlite::config::DbConfig;
@@ -55,6 +56,8 @@ pub struct Facts {
     pub revision: Option<i64>,
     /// The revision up to which the table was compacted; none where it never was.
     pub compacted: Option<i64>,
+    /// The row that says so. An old defect left several, of which the one with the greatest revision counts.
+    pub compaction_row: Option<i64>,
     /// Bytes of a page.
     pub page_size: u64,
     /// Pages.
@@ -63,8 +66,41 @@ pub struct Facts {
     pub free_pages: u64,
 }
 
-/// What to do with a row, or with what is none.
-pub type Visit<'v> = dyn FnMut(i64, Result<(Row<'_>, Copies), RowFault>) -> ControlFlow<()> + 'v;
+/// A row as SQLite gives it.
+#[derive(Clone, Copy, Debug)]
+pub struct Stored<'r> {
+    /// The columns in the order of [`COLUMNS`](schema::COLUMNS).
+    pub columns: [ValueRef<'r>; 9],
+    /// What of it stands elsewhere, too.
+    pub copies: Copies,
+}
+
+impl<'r> Stored<'r> {
+    /// The row, read.
+    pub fn row(&self) -> Result<Row<'r>, RowFault> {
+        Row::decode(self.columns)
+    }
+
+    /// Its id; 0 where it has none.
+    pub fn id(&self) -> i64 {
+        match self.columns {
+            [ValueRef::Integer(id), ..] => id,
+            _ => 0,
+        }
+    }
+
+    fn of(row: &'r rusqlite::Row<'_>) -> Result<Self, rusqlite::Error> {
+        let mut columns = [ValueRef::Null; 9];
+        for (at, column) in columns.iter_mut().enumerate() {
+            *column = row.get_ref(at)?;
+        }
+        let is_true = |at| row.get_ref(at).map(|value| matches!(value, ValueRef::Integer(1)));
+        Ok(Self { columns, copies: Copies { old_value: is_true(9)?, value: is_true(10)? } })
+    }
+}
+
+/// What to do with a row.
+pub type Visit<'v> = dyn FnMut(Stored<'_>) -> ControlFlow<()> + 'v;
 
 impl Database {
     /// Opens a database that nobody else has open and that may be changed: a log beside it is brought in.
@@ -73,10 +109,10 @@ impl Database {
         Self::of(Connection::open_with_flags(path, flags)?)
     }
 
-    /// Opens a database whole in itself, which is only read, and without locks.
-    pub fn open_written(path: &Path) -> Result<Self, KineError> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        Self::of(Connection::open_with_flags_and_vfs(path, flags, c"unix-none")?)
+    /// Opens a database that is whole in itself and nobody changes: it is only read, and nothing comes to be beside it.
+    pub fn open_immutable(path: &Path) -> Result<Self, KineError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+        Self::of(Connection::open_with_flags(format!("file:{}?immutable=1", encoded(path)), flags)?)
     }
 
     fn of(connection: Connection) -> Result<Self, KineError> {
@@ -111,6 +147,9 @@ impl Database {
         Ok(Facts {
             revision: number("SELECT MAX(id) FROM kine")?,
             compacted: number(compacted)?,
+            compaction_row: number(
+                "SELECT MAX(id) FROM (SELECT id FROM kine WHERE name = 'compact_rev_key' ORDER BY prev_revision DESC, id DESC LIMIT 1)",
+            )?,
             page_size: count("page_size")?,
             pages: count("page_count")?,
             free_pages: count("freelist_count")?,
@@ -123,16 +162,16 @@ impl Database {
     /// error, with the last row before it and the first behind it.
     pub fn rows(&self, visit: &mut Visit<'_>) -> Result<(), Lost> {
         let mut last = i64::MIN;
-        let forwards = self.scan("WHERE k.id > ?1 ORDER BY k.id", last, &mut |id, row| {
-            last = id;
-            visit(id, row)
+        let forwards = self.scan("WHERE k.id > ?1 ORDER BY k.id", last, &mut |stored| {
+            last = stored.id();
+            visit(stored)
         });
         let Err(error) = forwards else { return Ok(()) };
         let mut first = None;
         // A row that was read already is where both ends meet: then nothing lies between.
-        let backwards = self.scan("WHERE k.id > ?1 ORDER BY k.id DESC", last, &mut |id, row| {
-            first = Some(id);
-            visit(id, row)
+        let backwards = self.scan("WHERE k.id > ?1 ORDER BY k.id DESC", last, &mut |stored| {
+            first = Some(stored.id());
+            visit(stored)
         });
         // Whatever could be read from behind, a row was lost where the first scan broke off.
         drop(backwards);
@@ -143,19 +182,24 @@ impl Database {
         let mut statement = self.connection.prepare(&format!("{ROWS} {order}"))?;
         let mut rows = statement.query([from])?;
         while let Some(row) = rows.next()? {
-            if give(row, visit)?.is_break() {
+            if visit(Stored::of(row)?).is_break() {
                 break;
             }
         }
         Ok(())
     }
 
-    /// Gives the row of a revision to `visit`, if it can be read.
-    pub fn row<T>(&self, id: i64, visit: impl FnOnce(Row<'_>, Copies) -> T) -> Result<Option<T>, KineError> {
+    /// Gives the row of a revision to `visit`, if there is one.
+    pub fn row<T>(&self, id: i64, visit: impl FnOnce(Stored<'_>) -> T) -> Result<Option<T>, KineError> {
         let mut statement = self.connection.prepare_cached(&format!("{ROWS} WHERE k.id = ?1"))?;
         let mut rows = statement.query([id])?;
-        let Some(row) = rows.next()? else { return Ok(None) };
-        Ok(decode(row)?.ok().map(|(row, copies)| visit(row, copies)))
+        Ok(rows.next()?.map(Stored::of).transpose()?.map(visit))
+    }
+
+    /// How many rows there are.
+    pub fn count(&self) -> Result<u64, KineError> {
+        let count: i64 = self.connection.query_row("SELECT COUNT(*) FROM kine", [], |row| row.get(0))?;
+        Ok(u64::try_from(count).unwrap_or(0))
     }
 
     /// Gives at most so many names to `visit`, spread over all revisions.
@@ -177,6 +221,13 @@ impl Database {
         }
         Ok(())
     }
+}
+
+/// A path within a URI.
+fn encoded(path: &Path) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'.' | b'_' | b'-');
+    let encode = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    path.as_os_str().as_bytes().iter().map(|byte| encode(*byte)).collect()
 }
 
 /// Rows that SQLite does not give.
@@ -208,26 +259,6 @@ impl KineError {
         let Self::Sqlite(rusqlite::Error::SqliteFailure(error, _)) = self else { return false };
         matches!(error.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::TooBig)
     }
-}
-
-fn give(row: &rusqlite::Row<'_>, visit: &mut Visit<'_>) -> Result<ControlFlow<()>, KineError> {
-    let id = match row.get_ref(0)? {
-        ValueRef::Integer(id) => id,
-        _ => 0,
-    };
-    Ok(visit(id, decode(row)?))
-}
-
-type Decoded<'r> = Result<(Row<'r>, Copies), RowFault>;
-
-fn decode<'r>(row: &'r rusqlite::Row<'_>) -> Result<Decoded<'r>, KineError> {
-    let mut columns = [ValueRef::Null; 9];
-    for (at, column) in columns.iter_mut().enumerate() {
-        *column = row.get_ref(at)?;
-    }
-    let is_true = |at| row.get_ref(at).map(|value| matches!(value, ValueRef::Integer(1)));
-    let copies = Copies { old_value: is_true(9)?, value: is_true(10)? };
-    Ok(Row::decode(columns).map(|row| (row, copies)))
 }
 
 #[cfg(test)]
@@ -265,9 +296,9 @@ pub(super) mod tests {
     fn rows_come_in_order_and_know_what_is_a_copy() {
         let database = made(OLD_ROWS);
         let mut found = Vec::new();
-        let whole = database.rows(&mut |id, row| {
-            let (row, copies) = row.unwrap();
-            found.push((id, row.create_revision, row.lease, copies.old_value, copies.value));
+        let whole = database.rows(&mut |stored| {
+            let (row, copies) = (stored.row().unwrap(), stored.copies);
+            found.push((row.id, row.create_revision, row.lease, copies.old_value, copies.value));
             ControlFlow::Continue(())
         });
         assert!(whole.is_ok());
@@ -280,9 +311,9 @@ pub(super) mod tests {
             (9, 6, 60, false, false),
         ];
         assert_eq!(found, expected);
-        let one = database.row(9, |row, _| (row.name.to_vec(), row.value.to_vec(), row.old_value.to_vec())).unwrap();
-        assert_eq!(one, Some((b"/a".to_vec(), vec![9], vec![0xff])));
-        assert_eq!(database.row(8, |_, _| ()).unwrap(), None);
+        let one = database.row(9, |stored| stored.row().map(|row| [row.name, row.value, row.old_value].concat())).unwrap();
+        assert_eq!(one, Some(Ok(b"/a\x09\xff".to_vec())));
+        assert_eq!(database.row(8, |_| ()).unwrap(), None);
     }
 
     #[test]
@@ -290,7 +321,7 @@ pub(super) mod tests {
         let twice = "INSERT INTO kine VALUES (1, 'compact_rev_key', 1, 0, NULL, 3, 0, x'', NULL), \
                      (2, 'compact_rev_key', 1, 0, NULL, 9, 0, x'', NULL), (12, '/a', 1, 0, NULL, 0, 0, x'01', NULL);";
         let facts = made(twice).facts().unwrap();
-        assert_eq!((facts.revision, facts.compacted), (Some(12), Some(9)));
+        assert_eq!((facts.revision, facts.compacted, facts.compaction_row), (Some(12), Some(9), Some(2)));
         let facts = made("").facts().unwrap();
         assert_eq!((facts.revision, facts.compacted, facts.free_pages), (None, None, 0));
     }
@@ -301,6 +332,6 @@ pub(super) mod tests {
         let mut names = Vec::new();
         made(&rows).sample(10, &mut |name| names.push(String::from_utf8(name.to_vec()).unwrap())).unwrap();
         assert!((10..=12).contains(&names.len()), "{names:?}");
-        assert_eq!((names.first().map(String::as_str), names.last().map(String::as_str)), (Some("/1"), Some("/911")));
+        assert_eq!((names.first().map(String::as_str), names.last().map(String::as_str)), (Some("/1"), Some("/901")));
     }
 }

@@ -97,6 +97,15 @@ impl Store {
         }
     }
 
+    /// Whether another program had it open while it was read, as far as locks tell.
+    pub fn is_open_elsewhere(&self) -> bool {
+        match self {
+            Self::File(_) => false,
+            #[cfg(feature = "kine")]
+            Self::Kine(kine) => kine.copied().in_use,
+        }
+    }
+
     /// Whether it is written with a log that was not beside it.
     pub fn lost_its_log(&self) -> bool {
         match self {

@@ -13,6 +13,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::process::{Flock, FlockOffsetType, FlockType, fcntl_getlk};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -31,6 +32,9 @@ const LOG_HEADER_BYTES: usize = 32;
 const WRITE_VERSION_AT: u64 = 18;
 const WITH_LOG: u8 = 2;
 
+/// SQLite's pending, reserved and shared lock bytes (`src/os.h`).
+const LOCK_BYTES: std::ops::Range<u64> = 0x4000_0000..0x4000_0200;
+
 /// What the original's parts end with beside its own name.
 const LOG: &str = "-wal";
 const JOURNAL: &str = "-journal";
@@ -44,8 +48,12 @@ pub struct Copied {
     pub sha256: [u8; 32],
     /// Bytes of the log; none where there is none.
     pub log_bytes: Option<u64>,
+    /// Its header says that it is written with a log.
+    pub with_log: bool,
     /// It is written with a log, and none was beside it.
     pub log_missing: bool,
+    /// Another program has it open, by SQLite's locks.
+    pub in_use: bool,
 }
 
 /// A private folder with the copy in it. It is removed when this is dropped.
@@ -105,8 +113,9 @@ pub fn beside(path: &Path, file: &File) -> Result<(Folder, Copied), KineReadErro
             }
         }
         if before.is_one_moment_with(&Look::at(&path, file)?) {
-            let log_missing = before.with_log && log_bytes.is_none();
-            return Ok((folder, Copied { bytes, sha256, log_bytes, log_missing }));
+            let (with_log, log_missing) = (before.with_log, before.with_log && log_bytes.is_none());
+            let in_use = is_locked(file);
+            return Ok((folder, Copied { bytes, sha256, log_bytes, with_log, log_missing, in_use }));
         }
     }
     Err(KineReadError::Changing)
@@ -122,8 +131,9 @@ pub fn files(file: &File, log: Option<&File>) -> Result<(Folder, Copied), KineRe
         Some(log) => Some(copy(log, folder.part(LOG)?)?.0),
         None => None,
     };
-    let log_missing = is_written_with_log(file)? && log_bytes.is_none();
-    Ok((folder, Copied { bytes, sha256, log_bytes, log_missing }))
+    let with_log = is_written_with_log(file)?;
+    let log_missing = with_log && log_bytes.is_none();
+    Ok((folder, Copied { bytes, sha256, log_bytes, with_log, log_missing, in_use: false }))
 }
 
 fn has_room(folder: &Folder, needed: u64) -> Result<(), KineReadError> {
@@ -173,6 +183,20 @@ fn is_written_with_log(file: &File) -> io::Result<bool> {
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Whether anybody holds one of SQLite's locks, which are on bytes that no page is in. It is only asked: to take one, even
+/// for a moment, could be in the server's way.
+fn is_locked(file: &File) -> bool {
+    let wanted = Flock {
+        start: LOCK_BYTES.start,
+        length: LOCK_BYTES.end - LOCK_BYTES.start,
+        pid: None,
+        typ: FlockType::WriteLock,
+        offset_type: FlockOffsetType::Set,
+    };
+    // Some file systems know no locks; then nobody can say.
+    fcntl_getlk(file, &wanted).ok().flatten().is_some()
 }
 
 /// What tells whether a file was written to.

@@ -134,13 +134,13 @@ impl KineStore {
     ) -> (Vec<V>, Faults) {
         let (faults, visitors) = feed(options.threads, visitor, |feeder| {
             let mut faults = Faults::new();
-            let outcome = self.database().rows(&mut |id, row| {
-                match row {
-                    Ok((row, copies)) => {
+            let outcome = self.database().rows(&mut |stored| {
+                match stored.row() {
+                    Ok(row) => {
                         (options.progress)((row.name.len() + row.value.len() + row.old_value.len()) as u64);
-                        hand_over(&row, copies, V::STRAYS, feeder);
+                        hand_over(&row, stored.copies, V::STRAYS, feeder);
                     }
-                    Err(fault) => faults.push(row_fault(id, fault)),
+                    Err(fault) => faults.push(row_fault(stored.id(), fault)),
                 }
                 ControlFlow::Continue(())
             });
@@ -163,7 +163,7 @@ impl KineStore {
     pub(super) fn records_at(&self, places: &[Place], mut visit: impl FnMut(Place, KeyValue<'_>)) {
         for place in places {
             // Visitors work long, and others want the connection.
-            let read = self.database().row(id_of(*place), |row, _| Owned::of(&row, row.value)).ok().flatten();
+            let read = self.read(id_of(*place), |row| Owned::of(row, record_value(row)));
             if let Some(owned) = read {
                 visit(*place, owned.kv());
             }
@@ -173,11 +173,16 @@ impl KineStore {
     /// Reads again what a [`Stray`] was found in.
     pub(super) fn stray_at<T>(&self, at: u64, visit: impl FnOnce(KeyValue<'_>) -> T) -> Option<T> {
         let (id, column) = (i64::try_from(at >> 1).ok()?, Column::of(at));
-        let read = self.database().row(id, |row, _| {
-            let (revision, value) = left_behind(&row, column);
-            Owned { mod_revision: revision.main, lease: 0, ..Owned::of(&row, value) }
+        let read = self.read(id, |row| {
+            let (revision, value) = left_behind(row, column);
+            Owned { mod_revision: revision.main, lease: 0, ..Owned::of(row, value) }
         });
-        read.ok().flatten().map(|owned| visit(owned.kv()))
+        read.map(|owned| visit(owned.kv()))
+    }
+
+    fn read<T>(&self, id: i64, visit: impl FnOnce(&Row<'_>) -> T) -> Option<T> {
+        let read = self.database().row(id, |stored| stored.row().ok().map(|row| visit(&row)));
+        read.ok().flatten().flatten()
     }
 }
 
@@ -208,23 +213,26 @@ fn id_of(place: Place) -> i64 {
     i64::from(place.leaf) << 16 | i64::from(place.index)
 }
 
-/// The record that a row is; none where it only fills a gap.
+/// The record that a row is; none where it only fills a gap, or notes a compaction.
 pub fn record<'r>(row: &Row<'r>) -> Option<Record<'r>> {
-    if row.kind() == RowKind::Gap {
+    if row.kind() != RowKind::Record {
         return None;
     }
     let revision = RevisionKey { revision: Revision { main: row.id, sub: 0 }, tombstone: row.deleted };
-    // What older releases keep in a deletion is the value before it.
-    let value = if row.deleted { &[][..] } else { row.value };
     let kv = KeyValue {
         key: row.name,
         create_revision: row.create_revision,
         mod_revision: row.id,
         version: 0,
-        value,
+        value: record_value(row),
         lease: row.lease,
     };
     Some(Record { place: place_of(row.id), revision, kv })
+}
+
+/// What older releases keep in a deletion is the value before it.
+fn record_value<'r>(row: &Row<'r>) -> &'r [u8] {
+    if row.deleted { &[] } else { row.value }
 }
 
 /// What a row has of the one before it, and of which revision that is.
