@@ -9,6 +9,8 @@ pub mod config;
 pub mod etcd;
 #[cfg(any(feature = "kms", feature = "live"))]
 mod grpc;
+#[cfg(feature = "kine")]
+pub mod kine;
 pub mod kube;
 #[cfg(feature = "live")]
 pub mod live;

@@ -299,6 +299,8 @@ pub enum Finding {
     MaybeCommitted,
     /// A server has the data directory open.
     InUse,
+    /// The log that the database is written with is not beside it.
+    NoLog,
     /// About a configuration.
     Config(LintId),
 }
@@ -316,6 +318,7 @@ impl Finding {
             Self::LogOnly | Self::LogApplied => "file.log-only",
             Self::MaybeCommitted => "file.maybe-committed",
             Self::InUse => "file.in-use",
+            Self::NoLog => "file.no-log",
             Self::Config(lint) => lint.as_str(),
         }
     }
@@ -326,7 +329,7 @@ impl Finding {
             Self::Value(finding) => finding.severity(),
             Self::FileDamaged | Self::TrailerMismatch | Self::FileUnsteady => Severity::Error,
             Self::GcmWriteLimit | Self::NoTrailer | Self::MaybeCommitted => Severity::Warning,
-            Self::LogOnly | Self::LogApplied | Self::InUse => Severity::Note,
+            Self::LogOnly | Self::LogApplied | Self::InUse | Self::NoLog => Severity::Note,
             Self::Config(lint) => match lint.severity() {
                 crate::config::Severity::Note => Severity::Note,
                 crate::config::Severity::Warning => Severity::Warning,
@@ -358,6 +361,10 @@ impl Finding {
                 "the last entries of the log may be this member's alone, so they are not counted in this report"
             }
             Self::InUse => "a server has this data directory open, and may write more at any time",
+            Self::NoLog => {
+                "the database is written with a log (state.db-wal) that is not beside it: right after K3s stopped, and \
+                 otherwise its newest writes are missing"
+            }
             Self::Config(_) => "see the configuration",
         }
     }
@@ -379,6 +386,7 @@ impl Finding {
             Self::LogApplied => "Nothing: a server that starts applies them, too.",
             Self::MaybeCommitted => "Compare with the logs of the other members: what most of them have is committed.",
             Self::InUse => "Take a snapshot (etcdctl snapshot save), which is of one moment.",
+            Self::NoLog => "Compare the revision with the server's, or copy state.db and state.db-wal together.",
             Self::Config(_) => "See `atrest config check`.",
         }
     }

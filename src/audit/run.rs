@@ -610,5 +610,8 @@ fn file_findings(store: &Store, reading: &Reading, options: &Options<'_>) -> Vec
         None if options.log_beside => findings.push((Finding::LogOnly, Vec::new())),
         None => {}
     }
+    if store.lost_its_log() {
+        findings.push((Finding::NoLog, Vec::new()));
+    }
     findings
 }

@@ -55,6 +55,10 @@ Kinds of fault:
   record         a value among the records is no key-value record, or contradicts its key
   schema         a bucket that every etcd makes is missing, or a pair is a bucket where etcd has none
   log            a part of a data directory's log does not hold, or cannot be applied
+  sqlite         SQLite's own check of kine's database complains
+  row            a row of kine's table is none that kine writes
+  chain          the rows of a key in kine's table do not follow one another
+  compaction     kine's compaction does not fit its rows
 
 Of a data directory, hash, revision, total keys and total size are those of its database alone, and the key-value hash is that
 of a server that applied the log.
@@ -81,6 +85,10 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     }
     let mut opened = open(&args.source, global)?;
     let facts = opened.facts.clone();
+    #[cfg(feature = "kine")]
+    if let crate::source::Store::Kine(store) = &opened.store {
+        return run_kine(args, store, &facts);
+    }
     let reads = if args.source.no_digest { 1 } else { 2 };
     let progress = Progress::bytes(global, "checking", reads * opened.store.bytes());
     let options = PassOptions { digest: !args.source.no_digest, threads: 0, progress: &|bytes| progress.add(bytes) };
@@ -117,5 +125,24 @@ fn run_live(args: &Args, endpoints: &[String]) -> Result<Exit, Failure> {
     print(exit, |out| match args.output {
         Output::Json => report::members::json(out, &report),
         Output::Table => report::members::text(out, &report, paint()),
+    })
+}
+
+/// kine has neither pages of its own nor hashes.
+#[cfg(feature = "kine")]
+fn run_kine(
+    args: &Args,
+    store: &crate::source::kine::KineStore,
+    facts: &report::json::SourceFacts,
+) -> Result<Exit, Failure> {
+    if args.hashkv {
+        let refused = Failure::usage("kine has no key-value hash: no server would answer with one");
+        return Err(refused.hint("without --hashkv the database itself is checked"));
+    }
+    let report = crate::source::kine::check::check(store);
+    let exit = if report.fault_count > 0 { Exit::Findings } else { Exit::Done };
+    print(exit, |out| match args.output {
+        Output::Json => report::check_kine::json(out, &report, facts),
+        Output::Table => report::check_kine::text(out, &report, facts, paint()),
     })
 }

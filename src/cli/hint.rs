@@ -6,10 +6,14 @@ use crate::audit::run::AuditError;
 use crate::bbolt::OpenError;
 use crate::config::Conflict;
 use crate::config::change::{ChangeError, Note};
+#[cfg(feature = "kine")]
+use crate::kine::KineError;
 use crate::output::OutputError;
 use crate::source::check::CheckError;
 use crate::source::container::ContainerError;
 use crate::source::datadir::DirectoryError;
+#[cfg(feature = "kine")]
+use crate::source::kine::KineReadError;
 use crate::source::snapshot::ReadError;
 
 use super::exit::Exit;
@@ -108,6 +112,14 @@ impl From<ReadError> for Failure {
                 "is it an etcd snapshot? `etcdctl snapshot save` makes one, and K3s keeps them in server/db/snapshots",
             ),
             ReadError::Open(OpenError::Empty) => failure.hint("the snapshot was never written; look for an older one"),
+            #[cfg(feature = "kine")]
+            ReadError::Kine(KineReadError::Table(KineError::NotKine { .. })) => {
+                failure.hint("K3s keeps its own in server/db/state.db")
+            }
+            #[cfg(feature = "kine")]
+            ReadError::Kine(KineReadError::Table(error)) if error.is_damage() => failure.hint(
+                "copy state.db and state.db-wal together, or try an older copy; what SQLite itself saves, `sqlite3 state.db .recover` tells",
+            ),
             ReadError::NoKeyBucket(_) => {
                 failure.hint("`atrest check` lists what is damaged, if it is etcd's file at all")
             }

@@ -11,7 +11,7 @@ use crate::plugin::{self, AskOptions, Order, Plugins};
 use crate::provider::kms::{PluginState, SealForm};
 use crate::provider::spec::KmsVersion;
 use crate::report::text::{grouped, harmless};
-use crate::rewrite::tally::Fate;
+use crate::rewrite::tally::{Count, Fate};
 use crate::rewrite::target::Target;
 use crate::rewrite::write::Written;
 use crate::source::Store;
@@ -147,7 +147,7 @@ impl Minting {
         let values = |writer: &Writer| -> u64 {
             let by_it = |fate: Fate| matches!(fate, Fate::Rewritten(Some(chain)) if writer.chains.contains(&chain));
             let counts = written.rows.iter().filter(|(kind, _)| by_it(kind.fate)).map(|(_, count)| count);
-            counts.map(|count| count.entries + count.history).sum()
+            counts.map(Count::all).sum()
         };
         let all = self
             .writers

@@ -25,7 +25,7 @@ use super::exit::Exit;
 use super::judge::rules;
 use super::output::print;
 use super::progress::Progress;
-use super::source::open;
+use super::source::{OpenSource, open};
 
 /// Rewrite a snapshot offline: rotate, encrypt, decrypt or scrub it, as a new file that is proved before it takes its name
 ///
@@ -164,7 +164,7 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     if matches!(opened.store, Store::Directory(_)) {
         return Err(directory(&opened.facts.path));
     }
-    let needed = opened.file()?.pages().used_bytes();
+    let needed = needed(args, &mut opened)?;
     let interrupted = catch_signals()?;
     let output = match (&args.output, args.dry_run) {
         (Some(path), false) => Some(begin(args, path, needed)?),
@@ -184,7 +184,7 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     if let (End::Proved(_), Some(output)) = (&outcome.end, output) {
         output.commit()?;
     }
-    let notes = notes(args, &outcome, opened.log_beside, opened.store.lost_its_trailer());
+    let notes = notes(args, &outcome, &opened);
     let path = args.output.as_ref().map(|path| path.to_string_lossy());
     let facts = &opened.facts;
     let context = report::rewrite::Context { facts, target: &target, output: path.as_deref(), notes: &notes };
@@ -235,7 +235,7 @@ impl Wanted<'_> {
             Some(output) => output.reopen().map_err(std::io::Error::other),
             None => Err(std::io::ErrorKind::NotFound.into()),
         };
-        let out = output.map(|output| Out { file: output.file(), reopen: &reopen });
+        let out = output.map(|output| Out { file: output.file(), path: output.part_path(), reopen: &reopen });
         run::rewrite(store, &request, out.as_ref()).map_err(|error| failed(error, path))
     }
 
@@ -292,13 +292,40 @@ fn directory(path: &str) -> Failure {
     )
 }
 
+/// Bytes that a new file of the same content takes at least; refuses what the source's form has not.
+fn needed(args: &Args, opened: &mut OpenSource) -> Result<u64, Failure> {
+    #[cfg(feature = "kine")]
+    if let Store::Kine(store) = &opened.store {
+        if args.format.is_some() || args.for_etcd.is_some() {
+            let refused =
+                Failure::usage("--format and --for-etcd are for etcd's own files, and the source is kine's SQLite");
+            return Err(refused.about(&opened.facts.path).hint("leave them out: kine's SQLite is written as such"));
+        }
+        let facts = store.facts();
+        return Ok(facts.pages.saturating_sub(facts.free_pages).saturating_mul(facts.page_size));
+    }
+    Ok(opened.file()?.pages().used_bytes())
+}
+
+/// Files that belong to the source and must not be written to: SQLite's log, under the name beside the database's.
+fn beside(source: &std::path::Path) -> Vec<PathBuf> {
+    let named = |ending| {
+        let mut name = source.as_os_str().to_owned();
+        name.push(ending);
+        PathBuf::from(name)
+    };
+    ["-wal", "-shm", "-journal"].map(named).into_iter().filter(|path| path.exists()).collect()
+}
+
 /// Begins the new file, if there is room for it.
 fn begin(args: &Args, path: &std::path::Path, bytes: u64) -> Result<Output, Failure> {
     let is_stdin = args.source.as_os_str() == "-";
     let name = path.to_string_lossy();
     let stdin = std::path::Path::new("/dev/stdin");
     let source = if is_stdin { stdin } else { args.source.as_path() };
-    let inputs = [source].into_iter().chain(args.config.config.iter().chain(&args.to).map(PathBuf::as_path));
+    let beside = beside(source);
+    let files = args.config.config.iter().chain(&args.to).chain(&beside);
+    let inputs = [source].into_iter().chain(files.map(PathBuf::as_path));
     let output = Output::create(path, args.force, &inputs.collect::<Vec<_>>());
     let output = output.map_err(|error| Failure::from(error).about(&name))?;
     // Dropping history may leave next to nothing, so only without it is it known how much there will be at least.
@@ -366,16 +393,30 @@ fn ask(_: &Args, _: (&Rules, &Target), _: &mut Store, _: Option<Roots>, _: &Glob
 }
 
 /// What the reader should know beside the plan.
-fn notes(args: &Args, outcome: &Outcome, log_beside: bool, lost_its_trailer: bool) -> Vec<String> {
+fn notes(args: &Args, outcome: &Outcome, opened: &OpenSource) -> Vec<String> {
     let written = &outcome.written;
     let mut notes = Vec::new();
-    if log_beside {
+    if opened.store.is_open_elsewhere() {
+        notes.push(
+            "K3s, or another program, had the database open while it was read: what it writes since then is not in the new \
+             file. Stop it and rewrite again before the new file takes its place."
+                .to_owned(),
+        );
+    }
+    if opened.store.lost_its_log() {
+        let revision = written.revision;
+        notes.push(format!(
+            "The database is written with a log, and none is beside it: unless K3s was stopped cleanly, what it wrote behind \
+             revision {revision} is missing."
+        ));
+    }
+    if opened.log_beside {
         notes.push(
             "The source lies in a member's data directory: its newest writes may be only in the log beside it."
                 .to_owned(),
         );
     }
-    if lost_its_trailer {
+    if opened.store.lost_its_trailer() {
         notes.push("The digest that every snapshot ends with was cut off from the source.".to_owned());
     }
     if let Some(downgrade) = &written.meta.downgrade {

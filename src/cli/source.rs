@@ -3,10 +3,13 @@
 use std::path::Path;
 
 use crate::report::json::SourceFacts;
-use crate::source::container::{self, Content, Input};
+use crate::source::container::{self, Content, Input, Unpacked};
 use crate::source::datadir::DataDir;
+#[cfg(feature = "kine")]
+use crate::source::kine::KineStore;
 #[cfg(feature = "live")]
 use crate::source::live::LiveStore;
+use crate::source::snapshot::ReadError;
 use crate::source::{Snapshot, Store};
 
 use super::Failure;
@@ -51,6 +54,7 @@ fn open_live(live: crate::live::Live, endpoints: &[String]) -> Result<OpenSource
         entry: None,
         bytes,
         given_sha256: None,
+        log_bytes: None,
     };
     Ok(OpenSource { store: Store::Live(LiveStore::new(live)), facts, log_beside: false })
 }
@@ -67,15 +71,17 @@ fn open_file(path: &Path, global: &GlobalArgs) -> Result<OpenSource, Failure> {
     let options = container::Options { progress: &|bytes| progress.add(bytes), ..container::Options::default() };
     let unpacked = container::open(input, &options).map_err(Failure::from)?;
     drop(progress);
-    if unpacked.content == Content::Sqlite {
-        let failure =
-            Failure::input("is an SQLite database, as K3s keeps without embedded etcd; it cannot be read yet");
-        return Err(failure.about(&name));
+    match unpacked.content {
+        Content::Sqlite => return kine(path, unpacked),
+        Content::SqliteLog => {
+            let failure = Failure::input("is the log of an SQLite database, which is nothing by itself");
+            return Err(failure.about(&name).hint("give the database beside it (state.db)"));
+        }
+        Content::Bbolt | Content::Unknown => {}
     }
     let container = unpacked.container();
     let snapshot = Snapshot::open(unpacked.file);
-    let snapshot =
-        snapshot.map_err(|error| Failure::from(crate::source::snapshot::ReadError::from(error)).about(&name))?;
+    let snapshot = snapshot.map_err(|error| Failure::from(ReadError::from(error)).about(&name))?;
     let log_beside = unpacked.log_beside || (!is_stdin && container.is_none() && lies_in_a_data_directory(path));
     let facts = SourceFacts {
         path: name.into_owned(),
@@ -84,6 +90,7 @@ fn open_file(path: &Path, global: &GlobalArgs) -> Result<OpenSource, Failure> {
         entry: unpacked.entry,
         bytes: unpacked.bytes,
         given_sha256: unpacked.given_sha256,
+        log_bytes: None,
     };
     Ok(OpenSource { store: Store::File(snapshot), facts, log_beside })
 }
@@ -98,8 +105,40 @@ fn open_directory(path: &Path, name: &str) -> Result<OpenSource, Failure> {
         entry: None,
         bytes: directory.database().pages().file_bytes(),
         given_sha256: None,
+        log_bytes: None,
     };
     Ok(OpenSource { store: Store::Directory(directory), facts, log_beside: false })
+}
+
+/// Opens K3s' default store. Only a plain file has its log beside it; an archive has it inside.
+#[cfg(feature = "kine")]
+fn kine(path: &Path, unpacked: Unpacked) -> Result<OpenSource, Failure> {
+    let name = path.to_string_lossy();
+    let is_plain = unpacked.layers.is_empty() && path.as_os_str() != "-";
+    let opened = match is_plain {
+        true => KineStore::open(path, &unpacked.file),
+        false => KineStore::open_unpacked(&unpacked.file, unpacked.sqlite_log.as_ref()),
+    };
+    let store = opened.map_err(|error| Failure::from(ReadError::from(error)).about(&name))?;
+    let facts = SourceFacts {
+        path: name.into_owned(),
+        kind: "kine",
+        container: unpacked.container(),
+        entry: unpacked.entry,
+        bytes: unpacked.bytes,
+        given_sha256: unpacked.given_sha256,
+        log_bytes: store.copied().log_bytes,
+    };
+    Ok(OpenSource { store: Store::Kine(store), facts, log_beside: false })
+}
+
+#[cfg(not(feature = "kine"))]
+fn kine(path: &Path, _: Unpacked) -> Result<OpenSource, Failure> {
+    let failure = Failure::input(
+        "is an SQLite database, as K3s keeps without embedded etcd; this build cannot read it: it was built without the \
+         feature `kine`",
+    );
+    Err(failure.about(&path.to_string_lossy()))
 }
 
 /// Whether a path is `member/snap/db` or a copy of it beside its log: then a folder `wal` lies beside `snap`.

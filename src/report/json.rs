@@ -36,6 +36,15 @@ pub struct SourceFacts {
     pub bytes: u64,
     /// SHA-256 of the file as given, where it was unpacked; a plain file's is among the digests.
     pub given_sha256: Option<[u8; 32]>,
+    /// Bytes of the log that was read with it.
+    pub log_bytes: Option<u64>,
+}
+
+impl SourceFacts {
+    /// Whether it can end with a digest of itself.
+    pub fn has_trailer(&self) -> bool {
+        self.kind != "kine"
+    }
 }
 
 #[derive(Serialize)]
@@ -62,6 +71,8 @@ struct Source<'d> {
     container: Option<&'d str>,
     entry: Option<String>,
     bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_bytes: Option<u64>,
     sha256: Option<String>,
     db_sha256: Option<String>,
     trailer: Option<&'static str>,
@@ -236,9 +247,10 @@ fn source<'d>(audit: &'d Audit, facts: &'d SourceFacts) -> Source<'d> {
         container: facts.container.as_deref(),
         entry: facts.entry.as_deref().map(|entry| harmless(entry).into_owned()),
         bytes: facts.bytes,
+        log_bytes: facts.log_bytes,
         sha256: audit.digests.map(|digests| hex(&file(digests))),
         db_sha256: audit.digests.map(|digests| hex(&digests.database)),
-        trailer: audit.digests.map(|digests| digests.trailer.word()),
+        trailer: audit.digests.filter(|_| facts.has_trailer()).map(|digests| digests.trailer.word()),
         revision: audit.revision,
         compacted_revision: audit.meta.compacted(),
         etcd_version: audit.meta.written_by(),

@@ -4,6 +4,8 @@
 //! [`table`] the same for a person. [`check`] and [`config`] are the forms of those commands.
 
 pub mod check;
+#[cfg(feature = "kine")]
+pub mod check_kine;
 pub mod columns;
 pub mod config;
 pub mod csv;

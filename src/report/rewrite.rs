@@ -6,10 +6,10 @@ use serde::Serialize;
 
 use crate::audit::finding::Severity;
 use crate::rewrite::decide::Stays;
+use crate::rewrite::judging::Refused;
 use crate::rewrite::run::{End, Form, Obstacle, Outcome, Product};
 use crate::rewrite::tally::{Count, Fate, Kind};
 use crate::rewrite::target::Target;
-use crate::rewrite::write::Refused;
 
 use super::json::{SourceFacts, TOOL, Tool, pretty};
 use super::paint::Paint;
@@ -37,6 +37,8 @@ struct Document {
     revision: i64,
     entries: u64,
     history: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    old_values: u64,
     rewritten: u64,
     unchanged: u64,
     unreadable: u64,
@@ -66,6 +68,14 @@ struct Row {
     to: Option<String>,
     entries: u64,
     history: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    old_values: u64,
+}
+
+/// Only kine's rows keep older values beside their own.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 #[derive(Serialize)]
@@ -96,14 +106,14 @@ impl Totals {
     fn of(rows: &[(Kind, Count)]) -> Self {
         let mut totals = Self { all: Count::default(), rewritten: 0, unchanged: 0, unreadable: 0, refused: 0 };
         for (kind, count) in rows {
-            let both = count.entries + count.history;
+            let all = count.all();
             totals.all += *count;
             match kind.fate {
-                Fate::Rewritten(_) => totals.rewritten += both,
-                Fate::Refused => totals.refused += both,
+                Fate::Rewritten(_) => totals.rewritten += all,
+                Fate::Refused => totals.refused += all,
                 Fate::Stays(why) => {
-                    totals.unchanged += both;
-                    totals.unreadable += if why == Stays::Unreadable { both } else { 0 };
+                    totals.unchanged += all;
+                    totals.unreadable += if why == Stays::Unreadable { all } else { 0 };
                 }
                 Fate::Deleted => {}
             }
@@ -134,6 +144,7 @@ pub fn json(out: &mut dyn Write, outcome: &Outcome, context: &Context<'_>) -> io
         revision: written.revision,
         entries: totals.all.entries,
         history: totals.all.history,
+        old_values: totals.all.old_values,
         rewritten: totals.rewritten,
         unchanged: totals.unchanged,
         unreadable: totals.unreadable,
@@ -181,6 +192,7 @@ fn form(form: Form) -> &'static str {
     match form {
         Form::Snapshot => "snapshot",
         Form::Database => "database",
+        Form::Kine => "kine",
     }
 }
 
@@ -198,7 +210,8 @@ fn row(kind: &Kind, count: Count, target: &Target) -> Row {
         Fate::Stays(Stays::NoObject) => ("no-object", None),
         Fate::Stays(Stays::Unreadable) => ("unreadable", None),
     };
-    Row { group, resource, from: from(kind), fate, to, entries: count.entries, history: count.history }
+    let Count { entries, history, old_values } = count;
+    Row { group, resource, from: from(kind), fate, to, entries, history, old_values }
 }
 
 /// What values are on now.
@@ -221,9 +234,13 @@ fn refused(refused: &Refused) -> RefusedRow {
 pub fn text(out: &mut dyn Write, outcome: &Outcome, context: &Context<'_>, paint: Paint) -> io::Result<()> {
     let totals = Totals::of(&outcome.written.rows);
     answer(out, outcome, context, &totals, paint)?;
+    let kept = match totals.all.old_values {
+        0 => String::new(),
+        old_values => format!(", {} old values kept by newer rows", grouped(old_values)),
+    };
     writeln!(
         out,
-        "{} entries, {} older revisions: {} written anew, {} unchanged, {} refused",
+        "{} entries, {} older revisions{kept}: {} written anew, {} unchanged, {} refused",
         grouped(totals.all.entries),
         grouped(totals.all.history),
         grouped(totals.rewritten),
@@ -304,7 +321,11 @@ fn plan(out: &mut dyn Write, outcome: &Outcome, context: &Context<'_>) -> io::Re
     for row in &rows {
         let (name, fate) = (name(row), fate(row));
         let (entries, history) = (grouped(row.entries), grouped(row.history));
-        writeln!(out, "  {name:names$}  {:froms$}  {fate:fates$}  {entries:>9} entries  {history:>9} older", row.from)?;
+        write!(out, "  {name:names$}  {:froms$}  {fate:fates$}  {entries:>9} entries  {history:>9} older", row.from)?;
+        match row.old_values {
+            0 => writeln!(out)?,
+            old_values => writeln!(out, "  {:>9} kept by newer rows", grouped(old_values))?,
+        }
     }
     Ok(())
 }
@@ -327,6 +348,9 @@ fn refusals(out: &mut dyn Write, outcome: &Outcome, totals: &Totals, paint: Pain
 }
 
 fn restoring(out: &mut dyn Write, path: &str, form: Form, target: &Target) -> io::Result<()> {
+    if form == Form::Kine {
+        return replacing(out, path, target);
+    }
     // To be copied into a shell as it stands.
     let path = quoted(path.as_bytes()).unwrap_or_else(|| harmless(path));
     // etcd's tool asks for a digest, which a bare database has not.
@@ -343,4 +367,24 @@ fn restoring(out: &mut dyn Write, path: &str, form: Form, target: &Target) -> io
     )?;
     writeln!(out, "and start the API servers {configuration}. Its HashKV differs from the old cluster's by")?;
     writeln!(out, "necessity, so never swap one member's database alone, and discard the old members' logs.")
+}
+
+/// What to do with a rewritten database of kine's.
+fn replacing(out: &mut dyn Write, path: &str, target: &Target) -> io::Result<()> {
+    let path = quoted(path.as_bytes()).unwrap_or_else(|| harmless(path));
+    let configuration = match target {
+        Target::Configured { .. } => "the target configuration in its place",
+        Target::Plaintext => "a configuration whose providers include identity",
+    };
+    writeln!(out)?;
+    writeln!(
+        out,
+        "Put it in the place of the old one while K3s is stopped. The old log must go: SQLite would lay it over"
+    )?;
+    writeln!(out, "the new file.")?;
+    writeln!(out, "  systemctl stop k3s")?;
+    writeln!(out, "  cd /var/lib/rancher/k3s/server/db && rm -f state.db-wal state.db-shm")?;
+    writeln!(out, "  install -m 600 {path} /var/lib/rancher/k3s/server/db/state.db")?;
+    writeln!(out, "and start it with {configuration}. All revisions are as they were. Keep the old file until the")?;
+    writeln!(out, "new one serves, and then destroy it: it still holds what was written anew.")
 }

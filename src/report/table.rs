@@ -118,6 +118,7 @@ fn source(out: &mut dyn Write, audit: &Audit, facts: &SourceFacts) -> io::Result
     let etcd = audit.meta.written_by().map_or(String::new(), |version| format!(", written by etcd {version}"));
     let container = facts.container.as_ref().map_or(String::new(), |container| format!(" in {container}"));
     let digest = match audit.digests {
+        _ if !facts.has_trailer() => String::new(),
         Some(digests) => format!(", digest {}", digests.trailer.word()),
         None => ", digest not checked".to_owned(),
     };

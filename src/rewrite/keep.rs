@@ -5,9 +5,9 @@
 
 use crate::etcd::meta::StoreMeta;
 use crate::source::scan::Visitor;
-use crate::source::snapshot::{PassOptions, ReadError, Snapshot};
+use crate::source::snapshot::{PassOptions, ReadError};
 use crate::source::trace::{Trace, TraceKey, Traces, settle};
-use crate::source::{Place, Record};
+use crate::source::{Place, Record, Store};
 
 /// The tag of a put.
 const PUT: u32 = 0;
@@ -28,7 +28,7 @@ pub struct Kept {
 impl Kept {
     /// Finds them, in a pass over the file. `highest` is the main revision of its last record.
     pub fn find(
-        snapshot: &mut Snapshot,
+        store: &mut Store,
         meta: &StoreMeta,
         highest: Option<i64>,
         pass: PassOptions<'_>,
@@ -37,11 +37,16 @@ impl Kept {
         let key = TraceKey::random()?;
         let pass = PassOptions { digest: false, ..pass };
         let worker = |_: &()| Worker { traces: Traces::new(key), revision };
-        let workers = snapshot.pass(pass, |_, _| (), worker)?.visitors;
+        let workers = store.pass(pass, |_| (), worker)?.visitors;
         let traces = workers.into_iter().map(|worker| worker.traces).collect();
         let mut places: Vec<_> = settle(traces, Vec::new, keep).into_iter().flatten().collect();
         places.sort_unstable();
         Ok(Self { places, revision })
+    }
+
+    /// Whether a record stays.
+    pub fn has(&self, place: Place) -> bool {
+        self.places.binary_search(&place).is_ok()
     }
 
     /// Those on a leaf.

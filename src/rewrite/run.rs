@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use sha2::Digest;
@@ -17,12 +18,16 @@ use crate::audit::survey;
 use crate::kube::key::Roots;
 use crate::kube::select::{SelectError, Selection};
 use crate::source::digest::TRAILER_BYTES;
+#[cfg(feature = "kine")]
+use crate::source::kine::KineStore;
 use crate::source::snapshot::{PassOptions, Snapshot};
-use crate::source::{Depth, Faults, Store};
+use crate::source::{Depth, Faults, Store, StoreMeta};
 
 use super::buckets::{Edits, Release};
 use super::decide::Policy;
 use super::keep::{KeepError, Kept};
+#[cfg(feature = "kine")]
+use super::kine;
 use super::target::{Randomness, SystemRandomness, Target};
 use super::verify::{self, Proof, Source};
 use super::write::{self, Job, RewriteError, Written};
@@ -37,6 +42,8 @@ pub enum Form {
     Snapshot,
     /// As a member keeps it.
     Database,
+    /// kine's SQLite.
+    Kine,
 }
 
 /// What is wanted.
@@ -103,6 +110,8 @@ impl<'r> Request<'r> {
 pub struct Out<'o> {
     /// Written through this.
     pub file: &'o File,
+    /// Where it lies meanwhile, for SQLite, which opens files by their names.
+    pub path: &'o Path,
     /// Read back through what this gives.
     pub reopen: &'o (dyn Fn() -> io::Result<File> + Sync),
 }
@@ -166,16 +175,11 @@ pub fn rewrite(store: &mut Store, request: &Request<'_>, out: Option<&Out<'_>>) 
         ..Options::default()
     };
     let (roots, selected) = survey::select(store, request.current, &select)?;
-    let snapshot = store.as_file().ok_or(RewriteError::NoPages)?;
     let kept = match request.drop_history {
-        true => Some(pool.install(|| kept(snapshot, request.pass))?),
+        true => Some(pool.install(|| kept(store, request.pass))?),
         false => None,
     };
-    let outline = snapshot.lay_out(Depth::Uniform).map_err(RewriteError::Read)?.outline;
-    let mut edits = Edits::default();
-    kept.iter().for_each(|kept| edits.compacted(kept.revision));
-    request.for_etcd.iter().for_each(|release| edits.start_on(*release, &outline.meta));
-    drop(outline);
+    let edits = edits(store, request, kept.as_ref())?;
     let policy = Policy {
         current: request.current,
         deks: request.deks,
@@ -194,7 +198,11 @@ pub fn rewrite(store: &mut Store, request: &Request<'_>, out: Option<&Out<'_>>) 
         interrupted: request.interrupted,
         pass: request.pass,
     };
-    let snapshot = &*snapshot;
+    #[cfg(feature = "kine")]
+    if let Store::Kine(kine) = &*store {
+        return pool.install(|| rewrite_kine(kine, request, &job, out));
+    }
+    let snapshot = &*store.as_file().ok_or(RewriteError::NoPages)?;
     let written = pool.install(|| write::write(snapshot, &job, out.map(|out| out.file)))?;
     let obstacle = obstacle(&written, request);
     let end = match (out, obstacle) {
@@ -237,7 +245,17 @@ impl From<KeepError> for RunError {
 }
 
 /// What a compaction at the current revision would leave.
-fn kept(snapshot: &mut Snapshot, pass: PassOptions<'_>) -> Result<Kept, RunError> {
+fn kept(store: &mut Store, pass: PassOptions<'_>) -> Result<Kept, RunError> {
+    let (meta, highest) = match &mut *store {
+        #[cfg(feature = "kine")]
+        Store::Kine(kine) => (kine.meta().clone(), kine.facts().revision),
+        store => last_record(store.as_file().ok_or(RewriteError::NoPages)?)?,
+    };
+    Ok(Kept::find(store, &meta, highest, pass)?)
+}
+
+/// What etcd notes about itself, and the main revision of the last record.
+fn last_record(snapshot: &Snapshot) -> Result<(StoreMeta, Option<i64>), RunError> {
     let laid = snapshot.lay_out(Depth::Uniform).map_err(RewriteError::Read)?;
     let groups = laid.groups();
     let mut reader = groups.reader();
@@ -245,8 +263,38 @@ fn kept(snapshot: &mut Snapshot, pass: PassOptions<'_>) -> Result<Kept, RunError
     reader.load(leaves.saturating_sub(1), leaves, &mut Faults::new());
     let last = (0..reader.len()).rev().find_map(|number| reader.record(number)?.ok());
     let highest = last.map(|record| record.revision.revision.main);
-    let meta = laid.outline.meta.clone();
-    Ok(Kept::find(snapshot, &meta, highest, pass)?)
+    Ok((laid.outline.meta.clone(), highest))
+}
+
+/// What is to change beside the records of a snapshot or database.
+fn edits(store: &mut Store, request: &Request<'_>, kept: Option<&Kept>) -> Result<Edits, RunError> {
+    let mut edits = Edits::default();
+    let Some(snapshot) = store.as_file() else { return Ok(edits) };
+    let outline = snapshot.lay_out(Depth::Uniform).map_err(RewriteError::Read)?.outline;
+    kept.iter().for_each(|kept| edits.compacted(kept.revision));
+    request.for_etcd.iter().for_each(|release| edits.start_on(*release, &outline.meta));
+    Ok(edits)
+}
+
+/// The same for kine's table.
+#[cfg(feature = "kine")]
+fn rewrite_kine(
+    store: &KineStore,
+    request: &Request<'_>,
+    job: &Job<'_>,
+    out: Option<&Out<'_>>,
+) -> Result<Outcome, RunError> {
+    let written = kine::write(store, job, out)?;
+    let end = match (out, obstacle(&written, request)) {
+        (None, obstacle) => End::Planned(obstacle),
+        (Some(_), Some(obstacle)) => End::Refused(obstacle),
+        (Some(out), None) => {
+            out.file.sync_all().map_err(RewriteError::from)?;
+            let kine::verify::Proof { hash, bytes, records } = kine::verify::verify(store, job, &written.roots, out)?;
+            End::Proved(Product { form: Form::Kine, bytes, sha256: hash, records })
+        }
+    };
+    Ok(Outcome { written, end })
 }
 
 fn obstacle(written: &Written, request: &Request<'_>) -> Option<Obstacle> {
@@ -295,6 +343,7 @@ fn finish(
             }
             bytes
         }
+        Form::Kine => return Err(RewriteError::OtherForm),
     };
     Ok(Product { form, bytes, sha256: hash.finalize().into(), records })
 }

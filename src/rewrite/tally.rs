@@ -48,12 +48,22 @@ pub struct Count {
     pub entries: u64,
     /// Older revisions, and what precedes a deletion.
     pub history: u64,
+    /// What rows of kine's keep of the rows before them.
+    pub old_values: u64,
+}
+
+impl Count {
+    /// All values.
+    pub fn all(&self) -> u64 {
+        self.entries + self.history + self.old_values
+    }
 }
 
 impl AddAssign for Count {
     fn add_assign(&mut self, other: Self) {
         self.entries += other.entries;
         self.history += other.history;
+        self.old_values += other.old_values;
     }
 }
 
@@ -162,17 +172,22 @@ impl Tally {
         let is_deleted = |trace: &Trace| table.get(trace.tag() as usize).is_some_and(|kind| kind.fate == Fate::Deleted);
         let newest = records.len().saturating_sub(1);
         for (number, record) in records.iter().enumerate().filter(|(_, record)| !is_deleted(record)) {
-            let kind = record.tag() as usize;
-            if self.counts.len() <= kind {
-                self.counts.resize(kind + 1, Count::default());
-            }
             let one = match number == newest {
-                true => Count { entries: 1, history: 0 },
-                false => Count { entries: 0, history: 1 },
+                true => Count { entries: 1, ..Count::default() },
+                false => Count { history: 1, ..Count::default() },
             };
-            if let Some(count) = self.counts.get_mut(kind) {
-                *count += one;
-            }
+            self.count(record.tag(), one);
+        }
+    }
+
+    /// Adds to a kind by its number.
+    pub fn count(&mut self, kind: u32, more: Count) {
+        let kind = kind as usize;
+        if self.counts.len() <= kind {
+            self.counts.resize(kind + 1, Count::default());
+        }
+        if let Some(count) = self.counts.get_mut(kind) {
+            *count += more;
         }
     }
 

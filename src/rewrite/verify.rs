@@ -22,19 +22,14 @@ use crate::bbolt::page::LeafElement;
 use crate::bbolt::{Fault, FaultKind, Faults};
 use crate::etcd::{Around, KeyValue, schema};
 use crate::kube::key::Roots;
-use crate::kube::locator::Locator;
-use crate::provider::chain::Answer;
-use crate::provider::kms::SealForm;
-use crate::provider::plaintext::Plaintext;
 use crate::source::digest;
 use crate::source::ordered::{Groups, LeafReader};
 use crate::source::snapshot::{LaidOut, Snapshot};
 use crate::source::{Depth, PageFile, Record};
 
 use super::buckets::{self, Edits};
-use super::decide::{Decision, Policy, Scratch, Subject};
-use super::target::Target;
-use super::write::{Folders, Job, RewriteError};
+use super::prove::Proving;
+use super::write::{Job, RewriteError};
 
 /// What the proof needs to know of the source.
 pub struct Source<'s> {
@@ -126,13 +121,9 @@ struct Comparing<'c> {
     held: &'c Held<'c>,
     old: LeafReader<'c>,
     new: Follower<'c>,
-    locator: Locator,
-    guards: Folders,
-    scratch: Scratch,
+    proving: Proving<'c>,
     /// Room for one record.
     expected: Vec<u8>,
-    /// What a written value holds.
-    opened: Plaintext,
     faults: Faults,
 }
 
@@ -142,11 +133,8 @@ impl<'c> Comparing<'c> {
             held,
             old: held.old.reader(),
             new: Follower { groups: held.new, reader: held.new.reader(), leaf: 0, pair: 0, end: 0, loaded: false },
-            locator: Locator::new(held.source.roots.clone()),
-            guards: Folders::default(),
-            scratch: Scratch::default(),
+            proving: Proving::new(&held.job.policy, held.source.roots.clone()),
             expected: Vec::new(),
-            opened: Plaintext::new(),
             faults: Faults::new(),
         }
     }
@@ -185,71 +173,36 @@ impl<'c> Comparing<'c> {
             if found.key != element.key {
                 return Err(unlike(&record, "is not in its place"));
             }
-            let mut comparing = One {
-                policy: &self.held.job.policy,
-                locator: &mut self.locator,
-                guards: &mut self.guards,
-                scratch: &mut self.scratch,
-                expected: &mut self.expected,
-                opened: &mut self.opened,
-            };
-            comparing.compare(&record, element.value, found.value)?;
+            compare(&mut self.proving, &mut self.expected, &record, element.value, found.value)?;
             self.held.records.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
     }
 }
 
-/// One record and what was written of it.
-struct One<'o> {
-    policy: &'o Policy<'o>,
-    locator: &'o mut Locator,
-    guards: &'o mut Folders,
-    scratch: &'o mut Scratch,
-    expected: &'o mut Vec<u8>,
-    opened: &'o mut Plaintext,
-}
-
-impl One<'_> {
-    fn compare(&mut self, record: &Record<'_>, stored: &[u8], found: &[u8]) -> Result<(), RewriteError> {
-        if record.revision.tombstone {
-            return if found == stored { Ok(()) } else { Err(unlike(record, "is another deletion")) };
-        }
-        let kv = &record.kv;
-        let address = self.locator.locate(kv.key);
-        let guards = self.guards.of(&address, self.locator.folder(), self.policy);
-        let subject = Subject { address: &address, guards, key: kv.key, value: kv.value };
-        if found == stored {
-            let decided = self.policy.decide(subject, self.scratch);
-            return match decided.decision {
-                Decision::Stays(_) => Ok(()),
-                Decision::Rewritten { .. } => Err(unlike(record, "was to be written anew and was not")),
-                Decision::Refused(_) => Err(unlike(record, "does not open")),
-            };
-        }
-        // That the source's value proves itself was seen when it was written anew, and the source has not changed since.
-        let Some((plaintext, chain)) = self.policy.reopen(subject, self.scratch) else {
-            return Err(unlike(record, "was to stay and differs"));
-        };
-        let Some(written) = KeyValue::decode(found) else { return Err(unlike(record, "is no record")) };
-        if !same_around(stored, found, written.value, self.expected) {
-            return Err(unlike(record, "differs in more than its value"));
-        }
-        let (Target::Configured { rules, deks, sealings }, Some(chain)) = (self.policy.target, chain) else {
-            return if written.value == plaintext { Ok(()) } else { Err(unlike(record, "is not the plaintext")) };
-        };
-        let Some(prepared) = rules.chain(chain) else { return Err(unlike(record, "has no chain")) };
-        // To API servers of today the form that older ones wrote is stale, whatever its key.
-        let may_be_stale = sealings.of(chain).is_some_and(|kms| kms.sealing.form() == SealForm::V1Cbc);
-        match prepared.open(kv.key, written.value, deks.of(chain), self.opened) {
-            Answer::Opened { plaintext: opened, provider: 0, key: 0, stale } if may_be_stale || !stale => {
-                if opened == plaintext { Ok(()) } else { Err(unlike(record, "opens as something else")) }
-            }
-            Answer::Opened { .. } => Err(unlike(record, "is not on the key that the target writes with")),
-            Answer::Failed(failure) => Err(unlike(record, &format!("does not open: {failure}"))),
-            Answer::Waits { .. } => Err(unlike(record, "waits for a KMS plugin that was not asked")),
-        }
+/// Holds a record against what was written of it. `room` is for one record.
+fn compare(
+    proving: &mut Proving<'_>,
+    room: &mut Vec<u8>,
+    record: &Record<'_>,
+    stored: &[u8],
+    found: &[u8],
+) -> Result<(), RewriteError> {
+    if record.revision.tombstone {
+        return if found == stored { Ok(()) } else { Err(unlike(record, "is another deletion")) };
     }
+    let kv = &record.kv;
+    let outcome = match found == stored {
+        true => proving.stayed(kv.key, kv.value),
+        false => proving.written(kv.key, kv.value, || {
+            let written = KeyValue::decode(found).ok_or("is no record")?;
+            match same_around(stored, found, written.value, room) {
+                true => Ok(written.value),
+                false => Err("differs in more than its value".into()),
+            }
+        }),
+    };
+    outcome.map_err(|what| unlike(record, &what))
 }
 
 /// Whether two records are the same but for their values.

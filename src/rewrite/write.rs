@@ -18,8 +18,9 @@ use crate::bbolt::write::{Fill, WriteError, Writer};
 use crate::bbolt::{Fault, Faults};
 use crate::etcd::revision::REVISION_BYTES;
 use crate::etcd::schema;
-use crate::kube::key::{Address, Reserved, Roots};
-use crate::kube::locator::Locator;
+#[cfg(feature = "kine")]
+use crate::kine::KineError;
+use crate::kube::key::Roots;
 use crate::source::digest::{self, Digests, Trailer};
 use crate::source::ordered::{Groups, LeafReader};
 use crate::source::snapshot::{LaidOut, PassOptions, ReadError, Snapshot};
@@ -28,18 +29,16 @@ use crate::source::trace::{TraceKey, Traces, settle};
 use crate::source::{Depth, Record, SCHEMA_FAULT, StoreMeta};
 
 use super::buckets::{self, Edits};
-use super::decide::{Decided, Decision, Guards, Policy, Scratch, Subject};
+use super::decide::{Decision, Policy};
+use super::judging::{Inside, Judging, Noted, Refused};
 use super::keep::Kept;
 use super::seal::{Batch, MakeError};
-use super::tally::{Count, Kind, Kinds, Memory, Tally};
+use super::tally::{Count, Kind, Kinds, Tally};
 use super::target::{RandomStream, Randomness, Target};
 use super::turns::Turns;
 
 /// Packed pages of one group that are handed over before it is done, so that large values do not fill the memory.
 const PART_BYTES: usize = 4 << 20;
-
-/// Refused values that are named; of more only the number is told.
-const NAMED_REFUSED: usize = 100_000;
 
 /// Bytes that may be written before the system is asked again to bring them to the disk.
 const SYNC_BYTES: u64 = 32 << 20;
@@ -63,17 +62,6 @@ pub struct Job<'j> {
     pub interrupted: &'j AtomicBool,
     /// Hashing, threads and progress.
     pub pass: PassOptions<'j>,
-}
-
-/// A value that keeps the result from being taken.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Refused {
-    /// Its etcd key.
-    pub key: Vec<u8>,
-    /// Its main revision.
-    pub revision: i64,
-    /// Why, in a sentence.
-    pub why: String,
 }
 
 /// What was read and, where there was a file, written.
@@ -101,15 +89,6 @@ pub struct Written {
     pub depth: Depth,
     /// The newer meta record of what was written.
     pub written: Option<Meta>,
-}
-
-/// What of its distribution's own record of the configuration a store holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Inside {
-    /// `/bootstrap/*` of K3s or RKE2.
-    pub bootstrap: bool,
-    /// The encryption Secrets of OpenShift's operators.
-    pub operators: bool,
 }
 
 /// Why nothing was written, or not all.
@@ -141,6 +120,13 @@ pub enum RewriteError {
     /// The new file could not be written.
     #[error("the new file {0}")]
     Write(#[from] WriteError),
+    /// The new database could not be written.
+    #[cfg(feature = "kine")]
+    #[error("the new file: {0}")]
+    Table(KineError),
+    /// A store is written in its own form only.
+    #[error("a snapshot or database cannot be written as kine's")]
+    OtherForm,
     /// Somebody asked to stop.
     #[error("interrupted")]
     Interrupted,
@@ -215,7 +201,7 @@ fn attempt(
     if groups.not_uniform() {
         return Ok(Attempt::NotUniform);
     }
-    if read.unlisted && !given {
+    if read.noted.unlisted && !given {
         return Ok(Attempt::OtherRoots);
     }
     let outline_meta = laid.outline.meta.clone();
@@ -225,15 +211,13 @@ fn attempt(
     settle(read.traces, Tally::default, |tally, records| tally.add(&table, records))
         .into_iter()
         .for_each(|part| tally += part);
-    let mut refused = read.refused;
-    refused.sort();
-    refused.truncate(NAMED_REFUSED);
+    let Noted { refused, inside, moves, .. } = read.noted.sorted();
     Ok(Attempt::Done(Box::new(Written {
         rows: tally.rows(table),
         estimated_bytes: (read.record_bytes as f64 / FILLED) as u64,
         refused,
-        inside: read.inside,
-        moves: read.moves,
+        inside,
+        moves,
         revision: outline_meta.current_revision(read.highest),
         meta: outline_meta,
         digests: read.digests,
@@ -280,10 +264,7 @@ struct ReadAll {
     /// Bytes of the pairs that are to be in the new file, their elements included.
     record_bytes: u64,
     traces: Vec<Traces>,
-    refused: Vec<Refused>,
-    inside: Inside,
-    moves: bool,
-    unlisted: bool,
+    noted: Noted,
     highest: Option<i64>,
     digests: Option<Digests>,
     faults: Faults,
@@ -367,7 +348,7 @@ impl Common<'_> {
                         self.failed.store(true, Ordering::Relaxed);
                         turns.iter().for_each(|turns| turns.fail());
                     }
-                    lock(&workers).push(outcome.map(|()| worker.gathered));
+                    lock(&workers).push(outcome.map(|()| worker.finish()));
                 });
             }
         });
@@ -390,11 +371,7 @@ impl ReadAll {
     fn absorb(&mut self, other: Self) {
         self.record_bytes += other.record_bytes;
         self.traces.extend(other.traces);
-        self.refused.extend(other.refused);
-        self.inside.bootstrap |= other.inside.bootstrap;
-        self.inside.operators |= other.inside.operators;
-        self.moves |= other.moves;
-        self.unlisted |= other.unlisted;
+        self.noted.absorb(other.noted);
         self.highest = self.highest.max(other.highest);
         self.faults.append(other.faults);
     }
@@ -418,13 +395,9 @@ fn bring_to_disk(file: &File, written: &AtomicU64, done: &AtomicBool) -> io::Res
 /// Decides about what it reads, and makes the new records.
 struct Worker<'w> {
     common: &'w Common<'w>,
-    memory: Memory<'w>,
-    locator: Locator,
-    guards: Folders,
-    scratch: Scratch,
+    judging: Judging<'w>,
     batch: Batch,
     randomness: Box<dyn RandomStream>,
-    traces: Traces,
     gathered: ReadAll,
 }
 
@@ -432,13 +405,9 @@ impl<'w> Worker<'w> {
     fn new(common: &'w Common<'w>) -> Self {
         Self {
             common,
-            memory: Memory::new(common.kinds),
-            locator: Locator::new(common.roots.clone()),
-            guards: Folders::default(),
-            scratch: Scratch::default(),
+            judging: Judging::new(&common.job.policy, common.kinds, common.roots.clone(), common.key),
             batch: Batch::default(),
             randomness: common.job.randomness.stream(),
-            traces: Traces::new(common.key),
             gathered: ReadAll::default(),
         }
     }
@@ -473,8 +442,13 @@ impl<'w> Worker<'w> {
                 turns.hand_over(group, packer.finish())?;
             }
         }
-        self.gathered.traces.push(std::mem::replace(&mut self.traces, Traces::new(self.common.key)));
         Ok(())
+    }
+
+    /// What it gathered.
+    fn finish(self) -> ReadAll {
+        let (traces, noted) = self.judging.finish();
+        ReadAll { traces: vec![traces], noted, ..self.gathered }
     }
 
     fn leaf(&mut self, leaf: usize, reader: &LeafReader<'_>, writes: bool) -> Result<(), MakeError> {
@@ -497,87 +471,28 @@ impl<'w> Worker<'w> {
         self.gathered.record_bytes += (ELEMENT_BYTES + REVISION_BYTES + stored.len()) as u64;
         let writes = writes && !self.common.refused.load(Ordering::Relaxed);
         if revision.tombstone {
-            let tag = self.memory.deleted();
-            self.traces.leave(kv.key, *place, tag);
+            self.judging.deletion(kv.key, *place);
             if writes {
                 self.batch.keep(*revision, stored, job.policy.target);
             }
             return Ok(());
         }
-        let address = self.locator.locate(kv.key);
-        self.gathered.unlisted |= address == Address::Foreign && self.locator.roots().unlisted(kv.key);
-        self.gathered.inside.see(&address);
-        let guards = self.guards.of(&address, self.locator.folder(), &job.policy);
-        let subject = Subject { address: &address, guards, key: kv.key, value: kv.value };
-        let decided = job.policy.decide(subject, &mut self.scratch);
-        let tag = self.memory.number(&address, &decided);
-        self.traces.leave(kv.key, *place, tag);
-        let Decided { decision, .. } = decided;
-        match decision {
-            Decision::Refused(why) => {
-                self.common.refused.store(true, Ordering::Relaxed);
-                if self.gathered.refused.len() < NAMED_REFUSED {
-                    let (key, revision, why) = (kv.key.to_vec(), revision.revision.main, why.to_string());
-                    self.gathered.refused.push(Refused { key, revision, why });
+        let (batch, gathered, randomness) = (&mut self.batch, &mut self.gathered, &mut self.randomness);
+        self.judging.value(kv, *place, revision.revision.main, |decision| {
+            match decision {
+                Decision::Refused(_) => self.common.refused.store(true, Ordering::Relaxed),
+                Decision::Stays(_) if writes => batch.keep(*revision, stored, job.policy.target),
+                Decision::Stays(_) => {}
+                Decision::Rewritten { plaintext, chain, .. } => {
+                    let (before, after) = (kv.value.len(), job.policy.target.stored_bytes(chain, plaintext.len()));
+                    gathered.record_bytes = (gathered.record_bytes + after as u64).saturating_sub(before as u64);
+                    if writes {
+                        let randomness: &mut dyn RandomStream = &mut **randomness;
+                        batch.rewrite(*revision, stored, (kv, plaintext), chain, (job.policy.target, randomness))?;
+                    }
                 }
             }
-            Decision::Stays(_) if writes => self.batch.keep(*revision, stored, job.policy.target),
-            Decision::Stays(_) => {}
-            Decision::Rewritten { plaintext, chain, moves } => {
-                self.gathered.moves |= moves;
-                let (before, after) = (kv.value.len(), job.policy.target.stored_bytes(chain, plaintext.len()));
-                self.gathered.record_bytes = (self.gathered.record_bytes + after as u64).saturating_sub(before as u64);
-                if writes {
-                    let randomness: &mut dyn RandomStream = &mut *self.randomness;
-                    let how = (job.policy.target, randomness);
-                    self.batch.rewrite(*revision, stored, (kv, plaintext), chain, how)?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Inside {
-    /// Takes note of what a key says about the distribution.
-    fn see(&mut self, address: &Address<'_>) {
-        match address {
-            Address::Reserved(Reserved::Bootstrap) => self.bootstrap = true,
-            Address::Object(object) if object.resource == "secrets" && object.group.is_empty() => {
-                let of_operators = object.namespace == Some("openshift-config-managed")
-                    && (object.name.starts_with("encryption-key-") || object.name.starts_with("encryption-config-"));
-                self.operators |= of_operators;
-            }
-            _ => {}
-        }
-    }
-}
-
-/// Numbers of folders beyond so many are not made use of: a store whose folders oust each other gives one to every record.
-const NUMBERED_FOLDERS: usize = 1 << 16;
-
-/// Who guards what, by the numbers under which the locator remembers folders, so that it is resolved once for each.
-#[derive(Debug, Default)]
-pub struct Folders {
-    known: Vec<Option<Guards>>,
-}
-
-impl Folders {
-    /// Who guards the value of a key; `number` is that of its folder, where there is one.
-    pub fn of(&mut self, address: &Address<'_>, number: Option<u32>, policy: &Policy<'_>) -> Guards {
-        let Some(number) = number.map(|number| number as usize).filter(|number| *number < NUMBERED_FOLDERS) else {
-            return policy.guards(address);
-        };
-        if let Some(Some(guards)) = self.known.get(number) {
-            return *guards;
-        }
-        let guards = policy.guards(address);
-        if self.known.len() <= number {
-            self.known.resize(number + 1, None);
-        }
-        if let Some(place) = self.known.get_mut(number) {
-            *place = Some(guards);
-        }
-        guards
+            Ok(())
+        })
     }
 }

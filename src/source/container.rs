@@ -89,6 +89,8 @@ pub enum Content {
     Bbolt,
     /// An SQLite database.
     Sqlite,
+    /// The log of an SQLite database, which is nothing without it.
+    SqliteLog,
     /// Neither. It may still be a database whose two meta pages are damaged.
     Unknown,
 }
@@ -113,6 +115,8 @@ pub struct Unpacked {
     /// Whether the archive also held files of a write-ahead log: then it is a data directory, whose newest writes
     /// may be only in that log.
     pub log_beside: bool,
+    /// The log of an SQLite database, where the archive holds one under its name.
+    pub sqlite_log: Option<File>,
 }
 
 impl Unpacked {
@@ -299,6 +303,8 @@ enum Keep {
     Anything,
     /// Its bytes, if it is a database.
     Databases,
+    /// Its bytes, if it is an SQLite database's log.
+    Logs,
     /// Only what it is.
     Nothing,
 }
@@ -311,6 +317,7 @@ struct Found {
     /// Its bytes, if they were wanted.
     file: Option<File>,
     log_beside: bool,
+    sqlite_log: Option<File>,
 }
 
 struct Opener<'a> {
@@ -355,6 +362,7 @@ impl Opener<'_> {
                 content,
                 given_sha256: None,
                 log_beside: false,
+                sqlite_log: None,
             }),
             #[cfg(feature = "zip")]
             Format::Packed(Layer::Zip) => {
@@ -450,10 +458,11 @@ impl Opener<'_> {
         let wanted = match keep {
             Keep::Anything => true,
             Keep::Databases => content != Content::Unknown,
+            Keep::Logs => content == Content::SqliteLog,
             Keep::Nothing => false,
         };
         let file = if wanted { Some(self.spool(stream, size)?) } else { None };
-        Ok(Found { content, place: place.clone(), file, log_beside: false })
+        Ok(Found { content, place: place.clone(), file, log_beside: false, sqlite_log: None })
     }
 
     fn spool(&self, stream: &mut dyn Read, size: Option<u64>) -> Result<File, ContainerError> {
@@ -478,12 +487,12 @@ impl Opener<'_> {
 }
 
 fn unpacked(found: Found, bytes: u64, given_sha256: Option<[u8; 32]>) -> Result<Unpacked, ContainerError> {
-    let Found { content, place, file, log_beside } = found;
+    let Found { content, place, file, log_beside, sqlite_log } = found;
     let Some(file) = file else {
         return Err(ContainerError::Empty { place: place.to_string() });
     };
     let entry = place.entry_name();
-    Ok(Unpacked { file, bytes, layers: place.layers, entry, content, given_sha256, log_beside })
+    Ok(Unpacked { file, bytes, layers: place.layers, entry, content, given_sha256, log_beside, sqlite_log })
 }
 
 fn read_head(stream: &mut dyn Read) -> Result<Vec<u8>, ContainerError> {

@@ -8,6 +8,8 @@ pub mod container;
 pub mod datadir;
 pub mod digest;
 pub mod feed;
+#[cfg(feature = "kine")]
+pub mod kine;
 mod leafpage;
 #[cfg(feature = "live")]
 pub mod live;

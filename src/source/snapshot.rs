@@ -61,6 +61,10 @@ pub enum ReadError {
     /// It is a database, but not etcd's, or the bucket is lost.
     #[error("has no bucket `key`, in which etcd keeps its records{}", first_fault(.0))]
     NoKeyBucket(Vec<Fault>),
+    /// It is an SQLite database that is not kine's, or cannot be read.
+    #[cfg(feature = "kine")]
+    #[error(transparent)]
+    Kine(#[from] super::kine::KineReadError),
 }
 
 fn first_fault(faults: &[Fault]) -> String {

@@ -6,6 +6,8 @@
 use super::datadir::replay::Replay;
 use super::datadir::{DataDir, DirectoryReader, LogFacts};
 use super::digest::Digests;
+#[cfg(feature = "kine")]
+use super::kine::KineStore;
 #[cfg(feature = "live")]
 use super::live::{LiveIndex, LivePass, LiveStore};
 use super::residue;
@@ -23,6 +25,9 @@ pub enum Store {
     Live(LiveStore),
     /// A member's data directory: its database, and the log beside it.
     Directory(DataDir),
+    /// kine's SQLite.
+    #[cfg(feature = "kine")]
+    Kine(KineStore),
 }
 
 /// What a pass learned of where records stand.
@@ -35,6 +40,9 @@ pub enum Index {
     Live(LiveIndex),
     /// The leaves of a member's tree, and what only the log has.
     Directory(Outline, Replay),
+    /// A row is found by its revision.
+    #[cfg(feature = "kine")]
+    Kine(StoreMeta),
 }
 
 /// What a pass over a store gave.
@@ -87,6 +95,14 @@ impl Store {
                 let index = Index::Directory(outline, replay);
                 Ok(StorePass { index, visitors, digests, faults, unsteady, notes: Vec::new() })
             }
+            #[cfg(feature = "kine")]
+            Self::Kine(kine) => {
+                let prepared = prepare(Reader::Kine(kine));
+                let (visitors, faults) = kine.pass(options, || visitor(&prepared));
+                let digests = options.digest.then(|| kine.digests());
+                let index = Index::Kine(kine.meta().clone());
+                Ok(StorePass { index, visitors, digests, faults, unsteady: false, notes: Vec::new() })
+            }
         }
     }
 
@@ -99,6 +115,8 @@ impl Store {
             (Self::Directory(directory), Index::Directory(outline, replay)) => {
                 Reader::Directory(DirectoryReader { pages: directory.database().pages(), outline, replay })
             }
+            #[cfg(feature = "kine")]
+            (Self::Kine(kine), Index::Kine(_)) => Reader::Kine(kine),
             // Whoever reads again asks the store that was passed over.
             _ => Reader::Nothing,
         }
@@ -111,6 +129,26 @@ impl Store {
             #[cfg(feature = "live")]
             Self::Live(store) => store.bytes(),
             Self::Directory(directory) => directory.database().pages().file_bytes(),
+            #[cfg(feature = "kine")]
+            Self::Kine(kine) => kine.copied().bytes.saturating_add(kine.copied().log_bytes.unwrap_or(0)),
+        }
+    }
+
+    /// Whether another program had it open while it was read, as far as locks tell.
+    pub fn is_open_elsewhere(&self) -> bool {
+        match self {
+            #[cfg(feature = "kine")]
+            Self::Kine(kine) => kine.copied().in_use,
+            _ => false,
+        }
+    }
+
+    /// Whether it is written with a log that was not beside it.
+    pub fn lost_its_log(&self) -> bool {
+        match self {
+            #[cfg(feature = "kine")]
+            Self::Kine(kine) => kine.copied().log_missing,
+            _ => false,
         }
     }
 
@@ -159,6 +197,8 @@ impl Index {
             Self::File(outline) | Self::Directory(outline, _) => &outline.meta,
             #[cfg(feature = "live")]
             Self::Live(index) => &index.meta,
+            #[cfg(feature = "kine")]
+            Self::Kine(meta) => meta,
         }
     }
 
@@ -168,6 +208,8 @@ impl Index {
             Self::File(outline) | Self::Directory(outline, _) => outline.meta,
             #[cfg(feature = "live")]
             Self::Live(index) => index.meta,
+            #[cfg(feature = "kine")]
+            Self::Kine(meta) => meta,
         }
     }
 
@@ -209,6 +251,9 @@ pub enum Reader<'r> {
     },
     /// Those of a data directory.
     Directory(DirectoryReader<'r>),
+    /// Rows of a kine table.
+    #[cfg(feature = "kine")]
+    Kine(&'r KineStore),
     /// Nothing, since it was asked for by what a pass over another store learned.
     Nothing,
 }
@@ -219,6 +264,8 @@ impl Reader<'_> {
         match self {
             #[cfg(feature = "live")]
             Self::Live { store, index } => store.sample(index, visit),
+            #[cfg(feature = "kine")]
+            Self::Kine(kine) => kine.sample(leaves, visit),
             Self::Nothing => {}
             Self::File { pages, outline } | Self::Directory(DirectoryReader { pages, outline, .. }) => {
                 outline.sample(pages, leaves, visit);
@@ -232,6 +279,8 @@ impl Reader<'_> {
             Self::File { pages, outline } => outline.records_at(pages, places, visit),
             #[cfg(feature = "live")]
             Self::Live { store, index } => store.records_at(index, places, visit),
+            #[cfg(feature = "kine")]
+            Self::Kine(kine) => kine.records_at(places, visit),
             Self::Nothing => {}
             Self::Directory(directory) => directory.records_at(places, visit),
         }
@@ -244,6 +293,9 @@ impl Reader<'_> {
             Self::File { pages, outline } => outline.find(pages, revisions, visit),
             #[cfg(feature = "live")]
             Self::Live { .. } => {}
+            // What the table still has was no stray there.
+            #[cfg(feature = "kine")]
+            Self::Kine(_) => {}
             Self::Nothing => {}
             Self::Directory(directory) => directory.find(revisions, visit),
         }
@@ -256,6 +308,8 @@ impl Reader<'_> {
             Self::File { pages, .. } => residue::record_at(pages, at, visit),
             #[cfg(feature = "live")]
             Self::Live { .. } => None,
+            #[cfg(feature = "kine")]
+            Self::Kine(kine) => kine.stray_at(at, visit),
             Self::Nothing => None,
             Self::Directory(directory) => directory.stray_at(at, visit),
         }

@@ -1,7 +1,6 @@
 //! Archives: a walk over the files of a tar or a zip, and the choice of the one that is meant.
 
 use std::cell::Cell;
-#[cfg(feature = "zip")]
 use std::fs::File;
 use std::io::Read;
 
@@ -12,6 +11,10 @@ use super::{ContainerError, Content, Found, Keep, Opener, Place};
 const TAR_HEADERS_BYTES: u64 = 256 * 1024;
 /// How many names an error tells.
 const NAMES_TOLD: usize = 8;
+/// What the name of an SQLite database's log ends with, beside the database's own name.
+const SQLITE_LOG: &str = "-wal";
+/// More logs than this are not looked at.
+const MAX_SQLITE_LOGS: usize = 4;
 /// How much of a name is told, in characters.
 const NAME_TOLD: usize = 200;
 
@@ -23,18 +26,22 @@ pub(super) struct Choice {
     files: Vec<String>,
     file_count: u64,
     log_beside: bool,
+    /// Logs of SQLite databases, by name.
+    sqlite_logs: Vec<(String, File)>,
 }
 
 impl Choice {
     pub(super) fn new(keep: Keep) -> Self {
-        Self { keep, best: None, databases: Vec::new(), files: Vec::new(), file_count: 0, log_beside: false }
+        let (databases, files, sqlite_logs) = (Vec::new(), Vec::new(), Vec::new());
+        Self { keep, best: None, databases, files, file_count: 0, log_beside: false, sqlite_logs }
     }
 
     /// What is wanted of the next file.
     pub(super) fn keep(&self) -> Keep {
         match self.keep {
             Keep::Nothing => Keep::Nothing,
-            _ if !self.databases.is_empty() => Keep::Nothing,
+            _ if self.sqlite_logs.len() == MAX_SQLITE_LOGS && !self.databases.is_empty() => Keep::Nothing,
+            _ if !self.databases.is_empty() => Keep::Logs,
             _ if self.file_count > 0 => Keep::Databases,
             keep => keep,
         }
@@ -42,6 +49,12 @@ impl Choice {
 
     /// A file, and what became of it.
     pub(super) fn add(&mut self, found: Found, place: &Place) {
+        if found.content == Content::SqliteLog {
+            if let Some(log) = found.file.filter(|_| self.sqlite_logs.len() < MAX_SQLITE_LOGS) {
+                self.sqlite_logs.push((found.place.entries.join(" > "), log));
+            }
+            return self.add_other(place);
+        }
         if found.content == Content::Unknown {
             self.add_other(place);
             if self.file_count == 1 {
@@ -76,13 +89,18 @@ impl Choice {
     }
 
     /// The file that is meant.
-    pub(super) fn finish(self, inside: &Place) -> Result<Found, ContainerError> {
+    pub(super) fn finish(mut self, inside: &Place) -> Result<Found, ContainerError> {
         let place = inside.to_string();
         if self.databases.len() > 1 {
             return Err(ContainerError::Several { place, entries: self.databases });
         }
         match self.best {
-            Some(best) => Ok(Found { log_beside: self.log_beside, ..best }),
+            Some(best) => {
+                let name = best.place.entries.join(" > ") + SQLITE_LOG;
+                let position = self.sqlite_logs.iter().position(|(log, _)| *log == name);
+                let log = position.map(|position| self.sqlite_logs.swap_remove(position).1);
+                Ok(Found { log_beside: self.log_beside, sqlite_log: best.sqlite_log.or(log), ..best })
+            }
             None if self.file_count == 0 => Err(ContainerError::Empty { place }),
             None => Err(ContainerError::NoDatabase { place, count: self.file_count, entries: self.files }),
         }

@@ -11,6 +11,8 @@ const BBOLT_MAGIC: u32 = 0xED0C_DAED;
 const BBOLT_MAGIC_OFFSET: usize = 16;
 const BBOLT_PAGE_SIZES: [usize; 7] = [1024, 2048, 4096, 8192, 16_384, 32_768, 65_536];
 const SQLITE_MAGIC: &[u8] = b"SQLite format 3\0";
+/// Its last bit says in which byte order checksums were made.
+const SQLITE_LOG_MAGICS: [&[u8]; 2] = [&[0x37, 0x7f, 0x06, 0x82], &[0x37, 0x7f, 0x06, 0x83]];
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b, 0x08];
 const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 /// A zip begins with a file, or with the table of contents where it has none.
@@ -43,6 +45,8 @@ pub(super) fn format(head: &[u8]) -> Format {
         Format::Plain(Content::Bbolt)
     } else if head.starts_with(SQLITE_MAGIC) {
         Format::Plain(Content::Sqlite)
+    } else if SQLITE_LOG_MAGICS.iter().any(|magic| head.starts_with(magic)) {
+        Format::Plain(Content::SqliteLog)
     } else {
         Format::Plain(Content::Unknown)
     }

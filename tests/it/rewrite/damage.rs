@@ -40,7 +40,7 @@ fn is_taken(name: &str, bytes: &[u8], current: &Opener, threads: usize, drop_his
     let mut store = Store::File(snapshot);
     let named = tempfile::NamedTempFile::new().unwrap();
     let reopen = || File::open(named.path());
-    let out = Out { file: named.as_file(), reopen: &reopen };
+    let out = Out { file: named.as_file(), path: named.path(), reopen: &reopen };
     let deks = Deks::default();
     let request = Request {
         keep_unreadable: true,

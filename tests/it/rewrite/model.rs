@@ -231,7 +231,9 @@ fn rewritten(file: &File, request: &Request<'_>) -> (Outcome, Vec<u8>) {
     let mut store = Store::File(Snapshot::open(file.try_clone().unwrap()).unwrap());
     let named = tempfile::NamedTempFile::new().unwrap();
     let reopen = || File::open(named.path());
-    let outcome = run::rewrite(&mut store, request, Some(&Out { file: named.as_file(), reopen: &reopen })).unwrap();
+    let outcome =
+        run::rewrite(&mut store, request, Some(&Out { file: named.as_file(), path: named.path(), reopen: &reopen }))
+            .unwrap();
     (outcome, fs::read(named.path()).unwrap())
 }
 
