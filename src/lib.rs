@@ -6,6 +6,7 @@ pub mod audit;
 pub mod bbolt;
 pub mod cli;
 pub mod config;
+pub mod distro;
 pub mod etcd;
 pub mod kube;
 pub mod output;

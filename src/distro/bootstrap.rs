@@ -154,12 +154,14 @@ impl Record {
     }
 }
 
-/// A member by its name, whose case Go's decoder does not mind; none where it is absent or empty.
+/// A member by its name, whose case Go's decoder does not mind.
+fn named<'n, 'd>(node: Node<'n, 'd>, name: &str) -> Option<Node<'n, 'd>> {
+    let same = |key: Node<'_, '_>| key.text().is_some_and(|key| key.eq_ignore_ascii_case(name));
+    node.members().filter(|(key, _)| same(*key)).map(|(_, value)| value).last()
+}
+
+/// A file by its member's name; none where it is absent or empty.
 fn kept(root: Node<'_, '_>, name: &str) -> Result<Option<Kept>, RecordError> {
-    let named = |node: Node<'_, '_>, name: &str| {
-        let same = |key: Node<'_, '_>| key.text().is_some_and(|key| key.eq_ignore_ascii_case(name));
-        node.members().filter(|(key, _)| same(*key)).map(|(_, value)| value).last()
-    };
     let Some(member) = named(root, name) else { return Ok(None) };
     let (content, timestamp) = match member.text() {
         Some(text) => (Some(text), None),

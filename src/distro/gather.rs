@@ -9,7 +9,7 @@ use crate::etcd::Revision;
 use crate::source::residue::Stray;
 use crate::source::scan::Visitor;
 use crate::source::snapshot::{PassOptions, ReadError};
-use crate::source::{Record, Snapshot};
+use crate::source::{Record, Store};
 
 use super::bootstrap;
 use super::node::Node;
@@ -96,9 +96,9 @@ pub struct Gathered {
 /// # Errors
 ///
 /// What cannot be read at all.
-pub fn gather(snapshot: &mut Snapshot, pass: PassOptions<'_>) -> Result<Gathered, ReadError> {
+pub fn gather(store: &mut Store, pass: PassOptions<'_>) -> Result<Gathered, ReadError> {
     let pass = PassOptions { digest: false, ..pass };
-    let visitors = snapshot.pass(pass, |_, _| (), |()| Gatherer::default())?.visitors;
+    let visitors = store.pass(pass, |_| (), |()| Gatherer::default())?.visitors;
     let mut all = Gatherer::default();
     for visitor in visitors {
         all.absorb(visitor);

@@ -11,6 +11,7 @@ pub mod bootstrap;
 pub mod gather;
 pub mod gojson;
 pub mod merge;
+pub mod migration;
 pub mod node;
 pub mod openshift;
 pub mod recovered;

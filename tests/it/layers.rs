@@ -19,7 +19,7 @@ const LAYERS: [Layer; 14] = [
     ("config", &["kube", "provider"]),
     ("plugin", &["provider"]),
     ("source", &["bbolt", "etcd", "kine"]),
-    ("distro", &["source", "etcd", "kine", "config", "provider"]),
+    ("distro", &["source", "etcd", "kine", "config", "kube", "provider"]),
     ("audit", &["source", "config", "plugin", "kube", "provider", "distro"]),
     // A value is judged in one place, whether it is to be told of or to be written anew; pages are written by `bbolt`.
     ("rewrite", &["audit", "source", "config", "plugin", "kube", "provider", "distro", "etcd", "kine", "bbolt"]),
