@@ -40,6 +40,8 @@ pub struct Args {
     source: PathBuf,
     #[command(flatten)]
     config: ConfigArgs,
+    #[command(flatten)]
+    token: super::configs::TokenArgs,
     /// The configuration that values are to be under; repeat it for each API server with one of its own
     #[arg(long, value_name = "CONFIG", required_unless_present = "strip", conflicts_with = "strip")]
     to: Vec<PathBuf>,
@@ -157,10 +159,11 @@ impl From<Format> for Form {
 /// Runs the command.
 pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     let selection = Selection::parse(&args.selection).map_err(|error| Failure::usage(error.to_string()))?;
-    let current = rules(&args.config)?;
+    let given = super::configs::given(&args.config.config, &args.token)?;
     let mut target = target(args)?;
     let source = SourceArgs { source: args.source.clone(), no_digest: false };
     let mut opened = open(&source, global)?;
+    let current = given.rules(&mut opened.store, &opened.facts.path, global)?;
     let needed = opened.file()?.pages().used_bytes();
     let interrupted = catch_signals()?;
     let output = match (&args.output, args.dry_run) {

@@ -5,12 +5,11 @@
 //!
 //! Upstream: `k3s-io/k3s`, `pkg/server/handlers/secrets-encrypt.go` and `pkg/cli/secretsencrypt/secrets_encrypt.go`.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use crate::config::Configuration;
 use crate::provider::spec::{NamedKey, ProviderSpec};
 
-use super::gojson;
 use super::node::Node;
 use super::stage::{self, Stage, State};
 use super::Distro;
@@ -29,6 +28,13 @@ pub struct ListedKey {
     pub kind: &'static str,
     /// Its name.
     pub name: String,
+}
+
+/// As newer releases print it; older ones leave the kind out.
+impl fmt::Display for ListedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.name)
+    }
 }
 
 /// What the command tells.
@@ -190,34 +196,6 @@ impl Status {
             let _ = writeln!(text, "{mark:first$}{kind:second$}{name}");
         }
     }
-
-    /// The JSON, as the command prints it: indented by tabs, what is empty left out.
-    pub fn json(&self) -> String {
-        let mut members = vec![("stage", quoted(&self.stage)), ("activekey", quoted(&named(self.active.as_ref())))];
-        members.extend(self.enable.map(|enable| ("enable", enable.to_string())));
-        if self.enable.is_some() {
-            match &self.hash_error {
-                None => members.push(("hashmatch", "true".to_owned())),
-                Some(error) => members.push(("hasherror", quoted(error))),
-            }
-        }
-        if !self.inactive.is_empty() {
-            let names: Vec<_> = self.inactive.iter().map(|key| format!("\t\t{}", quoted(&named(Some(key))))).collect();
-            members.push(("inactivekeys", format!("[\n{}\n\t]", names.join(",\n"))));
-        }
-        let members: Vec<_> = members.into_iter().map(|(name, value)| format!("\t\"{name}\": {value}")).collect();
-        format!("{{\n{}\n}}", members.join(",\n"))
-    }
-}
-
-fn named(key: Option<&ListedKey>) -> String {
-    key.map_or(String::new(), |key| format!("{} {}", key.kind, key.name))
-}
-
-fn quoted(text: &str) -> String {
-    let mut out = String::new();
-    gojson::string(text, &mut out);
-    out
 }
 
 /// What a node's hash is the hash of.
@@ -289,9 +267,6 @@ mod tests {
                     Active  Key Type  Name\n------  --------  ----\n \
                     *      AES-CBC   aescbckey-2021-12-10T22:54:38Z\n        AES-CBC   aescbckey\n\n";
         assert_eq!(status.text(), text);
-        let json = "{\n\t\"stage\": \"rotate\",\n\t\"activekey\": \"AES-CBC aescbckey-2021-12-10T22:54:38Z\",\n\t\"enable\": true,\n\
-                    \t\"hasherror\": \"hash does not match between node-1 and node-2\",\n\t\"inactivekeys\": [\n\t\t\"AES-CBC aescbckey\"\n\t]\n}";
-        assert_eq!(status.json(), json);
     }
 
     #[test]
@@ -317,10 +292,8 @@ mod tests {
         assert!(behind.text().ends_with("----\n        AES-CBC   aescbckey\n\n"), "{}", behind.text());
         let only = ask(Some(&configuration(IDENTITY)));
         assert!(only.text().starts_with("Encryption Status: Disabled\n") && only.text().ends_with("------  --------  ----\n\n"));
-        assert_eq!(only.json(), "{\n\t\"stage\": \"start\",\n\t\"activekey\": \"\",\n\t\"enable\": false,\n\t\"hashmatch\": true\n}");
         let none = ask(None);
         assert_eq!(none.text(), "Encryption Status: Disabled, no configuration file found\n");
-        assert_eq!(none.json(), "{\n\t\"stage\": \"\",\n\t\"activekey\": \"\"\n}");
     }
 
     #[test]
