@@ -228,13 +228,15 @@ impl Asked<'_> {
         let state = node.and_then(|node| node.state(distro).ok());
         let keys = key_uses(&audit.summary.keys, in_use.as_ref());
         let specs = in_use.as_ref().map(|in_use| providers(&in_use.configuration));
-        let recorded = current.map(|found| (found.hash(), found.revision));
+        let recorded = current.map(Found::hash);
+        let saved = gathered.copies.iter().find(|copy| copy.standing == Standing::Entry && !copy.value.is_empty());
         let facts = Facts {
             distro,
             nodes: &gathered.nodes,
             state: state.as_ref(),
             config: specs.zip(hash.as_deref()),
-            recorded: recorded.as_ref().map(|(hash, revision)| (hash.as_str(), *revision)),
+            recorded: recorded.as_deref(),
+            saved: saved.map(|copy| copy.revision.main),
             keys: &keys,
             plaintext: plaintext(&audit),
             unreadable: if in_use.is_some() { audit.summary.totals.unreadable } else { 0 },
@@ -272,7 +274,12 @@ impl Asked<'_> {
         if components.is_empty() {
             remarks.push(Remark::new(Weight::Note, "status.never-on", "nothing tells that encryption was ever switched on"));
         }
-        for closed in &kept.closed {
+        if files.is_empty() && !kept.closed.is_empty() {
+            let count = kept.closed.len();
+            let text = format!("{count} Secrets with keys and configurations stay closed without kube-apiserver's configuration");
+            remarks.push(Remark::new(Weight::Warning, "status.closed-secret", text));
+        }
+        for closed in kept.closed.iter().filter(|_| !files.is_empty()) {
             let text = format!("{} stays closed: {}", closed.key, closed.why);
             remarks.push(Remark::new(Weight::Warning, "status.closed-secret", text));
         }

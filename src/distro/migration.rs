@@ -136,9 +136,11 @@ fn component(name: &str, config: Option<&Configured<'_>>, secrets: &[&KeySecret]
             secret.as_ref().and_then(|secret| secret.said.as_ref()).is_some_and(|said| said.migrated.is_some());
         keys.push(KeyState { number, secret, role, entries, prunable });
     }
-    let plaintext = uses.iter().filter(|used| used.provider == "identity").map(|used| used.entries).sum();
+    // Without a configuration nobody can say which of them should be encrypted.
+    let is_plain = |used: &&&&Use| !resources.is_empty() && used.provider == "identity";
+    let plaintext: u64 = uses.iter().filter(is_plain).map(|used| used.entries).sum();
     let known: u64 = keys.iter().map(|key| key.entries).sum();
-    let all: u64 = uses.iter().map(|used| used.entries).sum();
+    let all: u64 = uses.iter().filter(|used| used.provider != "identity").map(|used| used.entries).sum();
     Component {
         name: name.to_owned(),
         config: config.map(|(from, _)| from.clone()),
@@ -146,7 +148,7 @@ fn component(name: &str, config: Option<&Configured<'_>>, secrets: &[&KeySecret]
         mode: providers.first().map_or("unknown", word),
         keys,
         plaintext,
-        foreign: all.saturating_sub(known).saturating_sub(plaintext),
+        foreign: all.saturating_sub(known),
     }
 }
 
@@ -178,8 +180,9 @@ fn word(provider: &ProviderSpec) -> &'static str {
 fn role(providers: &[ProviderSpec], number: &str) -> Role {
     let has = |provider: &&ProviderSpec| names(provider).iter().any(|name| name == number);
     let real = providers.iter().position(|provider| !openshift::is_placeholder(provider) && has(&provider));
+    let writer = providers.first().and_then(|first| names(first).into_iter().next());
     match real {
-        Some(0) => Role::Write,
+        Some(0) if writer.as_deref() == Some(number) => Role::Write,
         Some(_) => Role::Read,
         None if providers.iter().any(|provider| has(&provider)) => Role::Placeholder,
         None => Role::Unused,
@@ -195,18 +198,19 @@ fn judge(component: &Component, remarks: &mut Vec<Remark>) {
     }
     for key in component.keys.iter().filter(|key| key.entries > 0) {
         if matches!(key.role, Role::Unused | Role::Placeholder) {
-            let text = format!("{name}: {} values are on key {}, which its configuration does not have", key.entries, key.number);
+            let values = values(key.entries);
+            let text = format!("{name}: {values} on key {}, which its configuration does not have", key.number);
             remarks.push(Remark::new(Weight::Error, "status.removed-key", text));
         }
     }
     if component.foreign > 0 {
-        let text = format!("{name}: {} values are on keys that nobody knows", component.foreign);
+        let text = format!("{name}: {} on keys that nobody knows", values(component.foreign));
         remarks.push(Remark::new(Weight::Error, "status.unknown-key", text));
     }
     let Some(write) = component.keys.iter().find(|key| key.role == Role::Write) else {
         let sealed: u64 = component.keys.iter().map(|key| key.entries).sum();
         if sealed > 0 {
-            let text = format!("{name}: writes plaintext now, and {sealed} values are still encrypted");
+            let text = format!("{name}: writes plaintext now, and {} still encrypted", values(sealed));
             remarks.push(Remark::new(Weight::Note, "status.decrypting", text));
         }
         return;
@@ -216,20 +220,26 @@ fn judge(component: &Component, remarks: &mut Vec<Remark>) {
     match (migrated, write.secret.as_ref().is_some_and(|secret| secret.said.is_some())) {
         (Some(stamp), _) if elsewhere > 0 => {
             let text = format!(
-                "{name}: key {} says that everything was migrated at {stamp}, but {elsewhere} values are not on it",
-                write.number
+                "{name}: key {} says that everything was migrated at {stamp}, but {} not on it",
+                write.number,
+                values(elsewhere)
             );
             remarks.push(Remark::new(Weight::Error, "status.not-rewritten", text));
         }
         (None, true) => {
             let text = format!(
-                "{name}: the migration to key {} is not finished; {elsewhere} values are not on it yet",
-                write.number
+                "{name}: the migration to key {} is not finished; {} not on it yet",
+                write.number,
+                values(elsewhere)
             );
             remarks.push(Remark::new(Weight::Warning, "status.unfinished", text));
         }
         _ => {}
     }
+}
+
+fn values(count: u64) -> String {
+    if count == 1 { "1 value is".to_owned() } else { format!("{count} values are") }
 }
 
 #[cfg(test)]

@@ -83,8 +83,10 @@ pub struct Facts<'f> {
     pub state: Option<&'f State>,
     /// The providers of the configuration in use, and the hash of its bytes; none where it is not known.
     pub config: Option<(&'f [ProviderSpec], &'f str)>,
-    /// The hash of the configuration that the store has, and the revision at which it was saved, where it opened.
-    pub recorded: Option<(&'f str, i64)>,
+    /// The hash of the configuration that the store has, where it opened.
+    pub recorded: Option<&'f str>,
+    /// The revision at which the store's record was last saved.
+    pub saved: Option<i64>,
     /// The keys that values are on, and those of the configuration.
     pub keys: &'f [KeyUse],
     /// Entries in plaintext that would be encrypted now.
@@ -183,13 +185,9 @@ fn nodes(facts: &Facts<'_>, remarks: &mut Vec<Remark>) {
 
 fn configuration(facts: &Facts<'_>, remarks: &mut Vec<Remark>) {
     let Some((providers, hash)) = facts.config else { return };
-    if let Some((recorded, revision)) = facts.recorded
-        && recorded != hash
-    {
-        let text = format!(
-            "the store's own record has another configuration (revision {revision}): the next start brings that one back, or \
-             the server does not start"
-        );
+    if facts.recorded.is_some_and(|recorded| recorded != hash) {
+        let text = "the store's own record has another configuration: the next start brings that one back, or the server does \
+                    not start";
         remarks.push(Remark::new(Weight::Error, "status.datastore-differs", text));
     }
     let foreign = |provider: &ProviderSpec| matches!(provider, ProviderSpec::AesGcm(_) | ProviderSpec::Kms(_));
@@ -237,8 +235,7 @@ fn values(facts: &Facts<'_>, remarks: &mut Vec<Remark>) {
 fn on_old_keys(facts: &Facts<'_>, stage: Option<Stage>, before: &str, remarks: &mut Vec<Remark>) {
     for key in facts.keys.iter().filter(|key| key.entries > 0 && key.in_config && !key.writes) {
         let (count, verb) = counted(key.entries, facts.noun);
-        let saved = facts.recorded.map(|(_, revision)| revision);
-        match (stage, key.newest, saved) {
+        match (stage, key.newest, facts.saved) {
             (Some(Stage::ReencryptFinished), _, _) => {
                 let text = format!(
                     "{before}{count} {verb} still on {}/{}: the API server was not restarted in between, or writing ended early",
@@ -284,7 +281,7 @@ fn next(facts: &Facts<'_>, remarks: &[Remark]) -> Next {
 fn step(facts: &Facts<'_>) -> String {
     let program = facts.distro.word();
     let Some((providers, _)) = facts.config else {
-        return "give the configuration with -c, or the server's token with --token-file".to_owned();
+        return "not to be told without the configuration; give it with -c, or the server's token with --token-file".to_owned();
     };
     if writes_plaintext(providers) {
         return format!("`{program} secrets-encrypt enable`, restart every server, `{program} secrets-encrypt reencrypt --force --skip`");
@@ -340,7 +337,8 @@ mod tests {
             nodes: &nodes,
             state: Some(&state),
             config: Some((providers, "00")),
-            recorded: Some(("00", 100)),
+            recorded: Some("00"),
+            saved: Some(100),
             keys,
             plaintext: 0,
             unreadable: 0,

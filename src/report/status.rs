@@ -372,7 +372,7 @@ pub fn text(out: &mut dyn Write, told: &Told<'_>, paint: Paint) -> io::Result<()
     }
     match told.body {
         Body::SecretsEncrypt(state) => next(out, &state.next, paint),
-        _ if told.remarks.iter().all(|remark| remark.weight < Weight::Error) => {
+        _ if told.remarks.iter().all(|remark| remark.weight == Weight::Note) => {
             writeln!(out, "{}", paint.good("[PASS] what the values say agrees with it"))
         }
         _ => Ok(()),
@@ -384,7 +384,7 @@ fn next(out: &mut dyn Write, next: &Next, paint: Paint) -> io::Result<()> {
     match next.safe {
         Some(true) => writeln!(out, "{}", paint.good(&format!("[PASS] Next: {step}. Nothing speaks against it."))),
         Some(false) => {
-            let line = format!("[FAIL] Next: {step}. It is not safe: see above.");
+            let line = format!("[FAIL] Next: {step}. It is not safe before what is said above is mended.");
             writeln!(out, "{}", paint.severity(Severity::Error, &line))
         }
         None => writeln!(out, "Next: {step}."),
@@ -398,7 +398,8 @@ fn secrets_encrypt(out: &mut dyn Write, state: &SecretsEncrypt) -> io::Result<()
         }
     }
     if let Some(instead) = &state.instead {
-        writeln!(out, "{}\n", harmless(instead))?;
+        instead.lines().try_for_each(|line| writeln!(out, "{}", harmless(line)))?;
+        writeln!(out)?;
     }
     if let Some(node) = &state.node {
         writeln!(out, "Asked of {}", harmless(node))?;
@@ -423,6 +424,7 @@ fn secrets_encrypt(out: &mut dyn Write, state: &SecretsEncrypt) -> io::Result<()
         let role = match (key.writes, key.in_config) {
             (true, _) => "writes",
             (false, true) => "reads",
+            (false, false) if state.config.is_none() => "",
             (false, false) => "not in the configuration",
         };
         let name = format!("{}/{}", key.provider, harmless(&key.name));
@@ -476,7 +478,8 @@ fn component(out: &mut dyn Write, component: &Component) -> io::Result<()> {
     });
     columns(out, ["Key", "Mode", "Does", "Entries", "Created", "Migrated"], rows.collect())?;
     if component.plaintext > 0 {
-        writeln!(out, "{} values are plaintext\n", grouped(component.plaintext))?;
+        let noun = if component.plaintext == 1 { "value is" } else { "values are" };
+        writeln!(out, "{} {noun} plaintext\n", grouped(component.plaintext))?;
     }
     Ok(())
 }
