@@ -6,6 +6,7 @@ pub mod audit;
 pub mod bbolt;
 pub mod cli;
 pub mod config;
+pub mod distro;
 pub mod etcd;
 #[cfg(any(feature = "kms", feature = "live"))]
 mod grpc;

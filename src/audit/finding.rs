@@ -52,6 +52,8 @@ pub enum ValueFinding {
     WeakKey,
     /// On a key that stands in some documentation.
     PublishedKey,
+    /// On a key that the distribution's own configuration does not have any more.
+    RemovedKey,
     /// Sealed with a nonce that another value on the same key has, too.
     NonceReuse,
     /// The same ciphertext as another key's.
@@ -76,7 +78,7 @@ pub enum ValueFinding {
 
 impl ValueFinding {
     /// All of them, weightiest first.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::UnknownKey,
         Self::WrongKey,
         Self::Malformed,
@@ -88,6 +90,7 @@ impl ValueFinding {
         Self::Plaintext,
         Self::WeakKey,
         Self::PublishedKey,
+        Self::RemovedKey,
         Self::NonceReuse,
         Self::CopiedValue,
         Self::Stale,
@@ -114,6 +117,7 @@ impl ValueFinding {
             Self::Plaintext => "plaintext",
             Self::WeakKey => "weak-key",
             Self::PublishedKey => "published-key",
+            Self::RemovedKey => "removed-key",
             Self::NonceReuse => "nonce-reuse",
             Self::CopiedValue => "copied-value",
             Self::Stale => "stale",
@@ -181,6 +185,7 @@ impl ValueFinding {
             Self::Plaintext => "in plaintext although the configuration encrypts them",
             Self::WeakKey => "encrypted with a key that can be guessed",
             Self::PublishedKey => "encrypted with a key out of some documentation",
+            Self::RemovedKey => "on a key that the distribution has removed: no API server of it opens them",
             Self::NonceReuse => "sealed with a nonce that was used twice under one key, which gives both values away",
             Self::CopiedValue => "have the same ciphertext as another key of the store: copied by hand",
             Self::Stale => "readable, but not in the form that would be written now",
@@ -219,6 +224,9 @@ impl ValueFinding {
             }
             Self::CopiedValue => {
                 "No API server writes one ciphertext twice: find out who did, and restore the copy from an older backup."
+            }
+            Self::RemovedKey => {
+                "Put the key back as the last one (`atrest recover-config` writes such a configuration), restart the servers, and write these objects anew; drop no key before that."
             }
             Self::WeakKey | Self::PublishedKey => "Rotate to a key of 32 random bytes, and treat the data as exposed.",
             Self::HistoryPlaintext | Self::HistoryOldKey => {

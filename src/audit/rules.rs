@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 pub use crate::config::Configuration;
 use crate::config::{self, ApiServers, ChainId, Coverage, LintId};
+use crate::distro::merge::Added;
 use crate::kube::key::{Address, Known, ObjectKey, Reserved};
 use crate::kube::resource::{ApiServer, GroupResource};
 use crate::provider::chain::{Chain, KeyError, Label};
@@ -70,6 +71,19 @@ impl Rules {
         }
         let given = servers.files().next().is_some();
         Ok(Self { servers, given, chains, suspicious })
+    }
+
+    /// Says of keys that a distribution has removed from its configuration: values that open by them are lost to its API
+    /// servers.
+    pub fn with_removed(mut self, removed: &[Added]) -> Self {
+        for key in self.keys() {
+            let Some((label, named)) = self.label(key).zip(self.named_key(key)) else { continue };
+            let is_removed = removed.iter().any(|gone| gone.provider == label.provider && gone.key == *named);
+            if is_removed {
+                self.suspicious.insert(key, ValueFinding::RemovedKey);
+            }
+        }
+        self
     }
 
     /// Whether there is any configuration.

@@ -133,7 +133,8 @@ impl SourceArgs {
 /// The configurations to judge by.
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
-    /// The EncryptionConfiguration of an API server; repeat it for each API server with one of its own
+    /// The EncryptionConfiguration of an API server; repeat it for each API server with one of its own. Also a server's folder
+    /// of K3s or RKE2 (server/cred), or static_kuberesources_*.tar.gz of an OpenShift backup
     #[arg(
         long = "encryption-provider-config",
         short = 'c',

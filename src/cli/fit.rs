@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use crate::audit::fit::{MAX_CONFIGURATIONS, fit};
-use crate::audit::rules::{Configuration, Rules};
+use crate::audit::rules::Configuration;
 use crate::kube::key::Roots;
 use crate::report;
 use crate::report::fit::Tried;
 use crate::source::snapshot::PassOptions;
 
 use super::Failure;
-use super::args::{ConfigArgs, GlobalArgs, SourceArgs, paint};
+use super::args::{GlobalArgs, SourceArgs, paint};
 use super::exit::Exit;
 use super::output::print;
 use super::progress::Progress;
@@ -73,14 +73,17 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
         let message = format!("{} configurations are more than can be compared at once", args.config.len());
         return Err(Failure::usage(message).hint(format!("give {MAX_CONFIGURATIONS} at most")));
     }
-    let alone = |path: &PathBuf| super::judge::rules(&ConfigArgs { config: vec![path.clone()] });
-    let rules: Vec<_> = args.config.iter().map(alone).collect::<Result<_, _>>()?;
+    let read = |path: &PathBuf| super::configs::files(std::slice::from_ref(path));
+    let given: Vec<_> = args.config.iter().map(read).collect::<Result<_, _>>()?;
+    let OpenSource { mut store, facts, .. } = open(&args.source, global)?;
+    let rules = given.into_iter().map(|given| given.rules(&mut store, &facts.path, global));
+    let rules: Vec<_> = rules.collect::<Result<_, _>>()?;
     let file = |(path, configuration): (&str, &Configuration)| {
         let (path, sha256) = (path.to_owned(), configuration.sha256);
         Tried { path, sha256 }
     };
-    let tried: Vec<_> = rules.iter().flat_map(Rules::files).map(file).collect();
-    let OpenSource { mut store, facts, .. } = open(&args.source, global)?;
+    // Of what a tarball and the store say together, the tarball's own is named.
+    let tried: Vec<_> = rules.iter().filter_map(|rules| rules.files().next()).map(file).collect();
     let progress = Progress::bytes(global, "trying", 2 * store.bytes());
     let pass = PassOptions { digest: false, threads: 0, progress: &|bytes| progress.add(bytes) };
     let roots = (!args.etcd_prefix.is_empty()).then(|| Roots::given(&args.etcd_prefix));

@@ -1,14 +1,11 @@
 //! From arguments to an audited store: what every command does that opens values.
 
-use std::path::Path;
-
 use clap::Args;
 
 #[cfg(not(feature = "kms"))]
 use crate::audit::deks::Deks;
 use crate::audit::rules::Rules;
 use crate::audit::run::{Audit, Options, RowsWanted, audit};
-use crate::config::{self, ApiServers, Configuration};
 use crate::kube::key::Roots;
 use crate::report::json::SourceFacts;
 use crate::source::Store;
@@ -16,6 +13,7 @@ use crate::source::snapshot::PassOptions;
 
 use super::Failure;
 use super::args::{ConfigArgs, GlobalArgs, SourceArgs};
+use super::configs::{self, TokenArgs};
 use super::progress::Progress;
 use super::source::{OpenSource, open};
 
@@ -26,6 +24,8 @@ pub struct JudgeArgs {
     pub source: SourceArgs,
     #[command(flatten)]
     pub config: ConfigArgs,
+    #[command(flatten)]
+    pub token: TokenArgs,
     #[cfg(feature = "kms")]
     #[command(flatten)]
     pub kms: super::kms::KmsArgs,
@@ -50,8 +50,9 @@ pub fn judge(
     message: &'static str,
     shape: impl FnOnce(&mut Options<'_>),
 ) -> Result<Judged, Failure> {
-    let rules = rules(&args.config)?;
+    let given = configs::given(&args.config.config, &args.token)?;
     let OpenSource { mut store, facts, log_beside } = open(&args.source, global)?;
+    let rules = given.rules(&mut store, &facts.path, global)?;
     let roots = (!args.etcd_prefix.is_empty()).then(|| Roots::given(&args.etcd_prefix));
     #[cfg(feature = "kms")]
     let deks = match super::kms::prepare(&args.kms, (&rules, &[]), &mut store, roots.clone(), global)? {
@@ -96,24 +97,7 @@ fn pass(
     outcome.map_err(|error| Failure::from(error).about(&facts.path))
 }
 
-/// Loads the configurations and prepares their chains.
+/// Loads configurations and prepares their chains, where there is no store to ask.
 pub fn rules(args: &ConfigArgs) -> Result<Rules, Failure> {
-    let mut files = Vec::new();
-    for path in &args.config {
-        files.push((path.to_string_lossy().into_owned(), load(path)?));
-    }
-    let servers = ApiServers::new(files)?;
-    Rules::new(servers).map_err(|error| Failure::input(error.to_string()))
-}
-
-fn load(path: &Path) -> Result<Configuration, Failure> {
-    let name = path.to_string_lossy();
-    let contents = config::read_file(path).map_err(|error| Failure::input(error.to_string()).about(&name))?;
-    let loaded = config::load(&contents.bytes);
-    let mut configuration = loaded.map_err(|error| {
-        let failure = Failure::input(crate::report::text::harmless(&error.to_string()).into_owned()).about(&name);
-        failure.hint("`atrest config check` lists every complaint with its line")
-    })?;
-    configuration.lints.extend(contents.lints);
-    Ok(configuration)
+    configs::files(&args.config)?.alone()
 }

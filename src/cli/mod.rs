@@ -8,6 +8,7 @@ mod change;
 mod check;
 mod completion;
 mod config;
+mod configs;
 mod decode;
 mod exit;
 mod fit;
@@ -26,8 +27,10 @@ mod minting;
 mod next;
 mod output;
 mod progress;
+mod recover_config;
 mod rewrite;
 mod source;
+mod status;
 mod version;
 
 use std::process::ExitCode;
@@ -65,6 +68,8 @@ Examples:
   atrest get snapshot.db secrets -A -c encryption-config.yaml
   atrest decode value.bin
   atrest rewrite snapshot.db -c current.yaml --to target.yaml -o rotated.db
+  atrest status snapshot.db --token-file token
+  atrest recover-config snapshot.db --token-file token -o recovered.json
   atrest config check encryption-config.yaml
   atrest config rotate encryption-config.yaml --stage prepare -o prepared.yaml";
 
@@ -77,6 +82,8 @@ enum Command {
     Rewrite(Box<rewrite::Args>),
     Get(Box<get::Args>),
     Decode(decode::Args),
+    Status(Box<status::Args>),
+    RecoverConfig(recover_config::Args),
     #[command(subcommand)]
     Config(config::Command),
     Completion(completion::Args),
@@ -109,6 +116,8 @@ pub fn main() -> ExitCode {
         Command::Rewrite(args) => rewrite::run(args, &cli.global),
         Command::Get(args) => get::run(args, &cli.global),
         Command::Decode(args) => decode::run(args, &cli.global),
+        Command::Status(args) => status::run(args, &cli.global),
+        Command::RecoverConfig(args) => recover_config::run(args, &cli.global),
         Command::Config(command) => config::run(command, &cli.global),
         Command::Completion(args) => completion::run(args),
         Command::Man(args) => man::run(args),

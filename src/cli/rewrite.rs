@@ -40,6 +40,8 @@ pub struct Args {
     source: PathBuf,
     #[command(flatten)]
     config: ConfigArgs,
+    #[command(flatten)]
+    token: super::configs::TokenArgs,
     /// The configuration that values are to be under; repeat it for each API server with one of its own
     #[arg(long, value_name = "CONFIG", required_unless_present = "strip", conflicts_with = "strip")]
     to: Vec<PathBuf>,
@@ -157,7 +159,7 @@ impl From<Format> for Form {
 /// Runs the command.
 pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     let selection = Selection::parse(&args.selection).map_err(|error| Failure::usage(error.to_string()))?;
-    let current = rules(&args.config)?;
+    let given = super::configs::given(&args.config.config, &args.token)?;
     let mut target = target(args)?;
     let source = SourceArgs::file(args.source.clone());
     let mut opened = open(&source, global)?;
@@ -165,6 +167,7 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
         return Err(directory(&opened.facts.path));
     }
     let needed = needed(args, &mut opened)?;
+    let current = given.rules(&mut opened.store, &opened.facts.path, global)?;
     let interrupted = catch_signals()?;
     let output = match (&args.output, args.dry_run) {
         (Some(path), false) => Some(begin(args, path, needed)?),

@@ -16,7 +16,7 @@ const GO_STANDARD: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// The bytes, or nothing if it is no base64.
-pub(super) fn decode(text: &str) -> Option<Zeroizing<Vec<u8>>> {
+pub(crate) fn decode(text: &str) -> Option<Zeroizing<Vec<u8>>> {
     let mut packed = Zeroizing::new(Vec::with_capacity(text.len()));
     packed.extend(text.bytes().filter(|byte| !matches!(byte, b'\r' | b'\n')));
     let mut bytes = Zeroizing::new(vec![0; packed.len().div_ceil(4).saturating_mul(3)]);

@@ -10,7 +10,7 @@
 //! The way through: bytes become a tree (JSON or YAML), the tree a configuration as written (kind, types, strictness),
 //! which is validated and searched for things to know; what is left are entries of [`ProviderSpec`]s.
 
-mod base64;
+pub(crate) mod base64;
 mod build;
 pub mod change;
 mod complaint;

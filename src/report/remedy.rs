@@ -38,7 +38,8 @@ const REWRITTEN: [ValueFinding; 5] = [
 ];
 
 /// What somebody has to look at first.
-const LOOKED_AT: [ValueFinding; 6] = [
+const LOOKED_AT: [ValueFinding; 7] = [
+    ValueFinding::RemovedKey,
     ValueFinding::NoIdentity,
     ValueFinding::NameMismatch,
     ValueFinding::CopiedValue,

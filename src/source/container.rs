@@ -12,6 +12,7 @@
 //! APPNOTE (zip), POSIX.1-1988 ustar with GNU's and pax' additions (tar).
 
 mod archive;
+pub mod members;
 mod sniff;
 mod spool;
 mod stream;

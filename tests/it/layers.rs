@@ -21,7 +21,7 @@ const LAYERS: [Layer; 16] = [
     ("config", &["kube", "provider"]),
     ("plugin", &["grpc", "provider"]),
     ("source", &["bbolt", "etcd", "kine", "live"]),
-    ("distro", &["source", "etcd", "kine", "config", "provider"]),
+    ("distro", &["source", "etcd", "kine", "config", "kube", "provider"]),
     ("audit", &["source", "config", "plugin", "kube", "provider", "distro"]),
     // A value is judged in one place, whether it is to be told of or to be written anew; pages are written by `bbolt`.
     (

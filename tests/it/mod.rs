@@ -1,5 +1,6 @@
 //! Topics, a module each; and the helpers that run other people's programs.
 
+mod bootstrap;
 mod change;
 mod check;
 mod cli;
@@ -19,6 +20,7 @@ mod output;
 #[cfg(feature = "kms")]
 mod plugins;
 mod program;
+mod recover_config;
 mod remedy;
 mod rewrite;
 #[cfg(feature = "kms")]
@@ -29,6 +31,7 @@ mod servers;
 mod snapshots;
 #[cfg(feature = "kms")]
 mod stand_in;
+mod status;
 mod unsteady;
 mod walk;
 
