@@ -68,8 +68,22 @@ pub fn collect(
             read(store, rules, Some(roots), pass)?.0
         }
     };
+    Ok(by_file(rules, visitors))
+}
+
+/// What the plugins of each file would have to be asked to open the value that is stored at `key`.
+pub fn collect_one(rules: &Rules, roots: &Roots, key: &[u8], value: &[u8]) -> Vec<Requests> {
+    let files: Vec<_> = rules.candidates().map(|chain| rules.file_of(chain)).collect();
+    let (roots, distinct) = (Arc::new(roots.clone()), Distinct::default());
+    let mut collector = Collector { rules, files: &files, roots, distinct, unlisted: false };
+    collector.value(key, value);
+    by_file(rules, vec![collector.distinct])
+}
+
+/// The requests of each file, in order.
+fn by_file(rules: &Rules, met: Vec<Distinct>) -> Vec<Requests> {
     let mut all: Vec<HashMap<OwnedDekRequest, u64>> = rules.files().map(|_| HashMap::new()).collect();
-    for distinct in visitors {
+    for distinct in met {
         for (file, request, values) in distinct.buckets.into_values().flatten() {
             if let Some(requests) = all.get_mut(file) {
                 *requests.entry(request).or_default() += values;
@@ -81,7 +95,7 @@ pub fn collect(
         requests.sort();
         requests
     };
-    Ok(all.into_iter().map(sorted).collect())
+    all.into_iter().map(sorted).collect()
 }
 
 /// Reads the file once, with the roots of a sample where none are given. Says also whether a key looks like an object's

@@ -9,7 +9,9 @@ mod check;
 mod completion;
 mod config;
 mod decode;
+mod diff;
 mod exit;
+mod extract;
 mod fit;
 mod get;
 mod hint;
@@ -61,7 +63,9 @@ Examples:
   atrest fit snapshot.db /backup/*/encryption-config.yaml
   atrest check snapshot.db
   atrest get snapshot.db secrets -A -c encryption-config.yaml
+  atrest extract snapshot.db -c encryption-config.yaml --clean --output-dir restore
   atrest decode value.bin
+  atrest diff before.db after.db -c encryption-config.yaml
   atrest rewrite snapshot.db -c current.yaml --to target.yaml -o rotated.db
   atrest config check encryption-config.yaml
   atrest config rotate encryption-config.yaml --stage prepare -o prepared.yaml";
@@ -74,7 +78,9 @@ enum Command {
     Check(check::Args),
     Rewrite(Box<rewrite::Args>),
     Get(Box<get::Args>),
+    Extract(Box<extract::Args>),
     Decode(decode::Args),
+    Diff(Box<diff::Args>),
     #[command(subcommand)]
     Config(config::Command),
     Completion(completion::Args),
@@ -100,6 +106,8 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(args, &cli.global),
         Command::Rewrite(args) => rewrite::run(args, &cli.global),
         Command::Get(args) => get::run(args, &cli.global),
+        Command::Extract(args) => extract::run(args, &cli.global),
+        Command::Diff(args) => diff::run(args, &cli.global),
         Command::Decode(args) => decode::run(args, &cli.global),
         Command::Config(command) => config::run(command, &cli.global),
         Command::Completion(args) => completion::run(args),

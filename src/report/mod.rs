@@ -7,6 +7,8 @@ pub mod check;
 pub mod columns;
 pub mod config;
 pub mod csv;
+pub mod diff;
+pub mod extract;
 pub mod fit;
 pub mod json;
 pub mod jsonl;
