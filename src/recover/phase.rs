@@ -35,6 +35,8 @@ pub fn phase(object: &ObjectKey<'_>) -> u8 {
     let number: u8 = match (object.group, object.resource) {
         ("apiextensions.k8s.io", "customresourcedefinitions") => 0,
         ("", "namespaces") => 1,
+        // Admission asks for them before it lets a Pod in, whether they are built in or, since OpenShift 4, custom.
+        ("security.openshift.io", "securitycontextconstraints") => 2,
         ("", "serviceaccounts") => 3,
         (_, "clusterroles" | "roles") if is_rbac(object) => 4,
         (_, "clusterrolebindings" | "rolebindings") if is_rbac(object) => 5,
