@@ -5,7 +5,12 @@
 //! run leaves is replaced by the next run for the same name. A lock keeps two runs from sharing one, and no way leads to an
 //! input: not its own name, no hard or symbolic link to it, and not a leftover that somebody gave as one.
 //!
-//! Everything happens relative to the folder as it was opened first. Nothing here knows what is written.
+//! Everything happens relative to the folder as it was opened first. Nothing here knows what is written. [`tree`] does the same for a folder
+//! of many files.
+
+#[cfg(feature = "zstd")]
+pub mod bundle;
+pub mod tree;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};

@@ -69,8 +69,21 @@ pub fn collect(
             read(store, rules, Some(roots), pass)?.0
         }
     };
+    Ok(by_file(rules, visitors))
+}
+
+/// What the plugins of each file would have to be asked to open the value that is stored at `key`.
+pub fn collect_one(rules: &Rules, roots: &Roots, key: &[u8], value: &[u8]) -> Vec<Requests> {
+    let files: Vec<_> = rules.candidates().map(|chain| rules.file_of(chain)).collect();
+    let mut collector = Collector::new(rules, &files, Arc::new(roots.clone()));
+    collector.value(key, value, true);
+    by_file(rules, vec![collector.distinct])
+}
+
+/// The requests of each file, in order.
+fn by_file(rules: &Rules, met: Vec<Distinct>) -> Vec<Requests> {
     let mut all: Vec<HashMap<OwnedDekRequest, u64>> = rules.files().map(|_| HashMap::new()).collect();
-    for distinct in visitors {
+    for distinct in met {
         for (file, request, values) in distinct.requests {
             if let Some(requests) = all.get_mut(file) {
                 *requests.entry(request).or_default() += values;
@@ -82,7 +95,7 @@ pub fn collect(
         requests.sort();
         requests
     };
-    Ok(all.into_iter().map(sorted).collect())
+    all.into_iter().map(sorted).collect()
 }
 
 /// Reads the file once, with the roots of a sample where none are given. Says also whether a key looks like an object's
@@ -97,15 +110,7 @@ fn read(
     let files: Vec<_> = rules.candidates().map(|chain| rules.file_of(chain)).collect();
     let given = roots.map(Arc::new);
     let prepare = |reader: Reader<'_>| given.clone().unwrap_or_else(|| Arc::new(survey::sampled_roots(reader)));
-    let collector = |roots: &Arc<Roots>| Collector {
-        rules,
-        files: &files,
-        locator: Locator::new(roots.clone()),
-        guards: Vec::new(),
-        distinct: Distinct::default(),
-        recent: VecDeque::new(),
-        unlisted: false,
-    };
+    let collector = |roots: &Arc<Roots>| Collector::new(rules, &files, roots.clone());
     let visitors = store.pass(pass, prepare, collector)?.visitors;
     let unlisted = visitors.iter().any(|collector| collector.unlisted);
     Ok((visitors.into_iter().map(|collector| collector.distinct).collect(), unlisted))
@@ -148,7 +153,19 @@ impl Visitor for Collector<'_> {
     }
 }
 
-impl Collector<'_> {
+impl<'c> Collector<'c> {
+    fn new(rules: &'c Rules, files: &'c [Option<usize>], roots: Arc<Roots>) -> Self {
+        Self {
+            rules,
+            files,
+            locator: Locator::new(roots),
+            guards: Vec::new(),
+            distinct: Distinct::default(),
+            recent: VecDeque::new(),
+            unlisted: false,
+        }
+    }
+
     fn value(&mut self, key: &[u8], value: &[u8], in_tree: bool) {
         let address = self.locator.locate(key);
         self.unlisted |= in_tree && address == Address::Foreign && self.locator.roots().unlisted(key);

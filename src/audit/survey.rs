@@ -9,18 +9,21 @@ use crate::kube::resource::GroupResource;
 use crate::kube::roots::RootFinder;
 use crate::kube::select::Selected;
 use crate::provider::chain::Answer;
-use crate::provider::kms::DekTable;
 use crate::provider::plaintext::Plaintext;
 use crate::source::scan::Visitor;
 use crate::source::snapshot::{PassOptions, ReadError, Snapshot};
 use crate::source::store::Reader;
 use crate::source::{Depth, Faults, Place, Record, Store};
 
+use super::deks::Deks;
 use super::rules::{Guard, Rules};
 use super::run::{AuditError, Options};
 
 /// So many leaf pages are looked at to find the roots of a store; smaller stores are looked at whole.
 const SAMPLED_LEAVES: usize = 256;
+
+/// The resource whose objects define others.
+pub const DEFINITIONS: &str = "customresourcedefinitions";
 
 /// Resources beyond so many are not remembered; no cluster serves a tenth of it.
 const MAX_RESOURCES: usize = 65_536;
@@ -84,6 +87,7 @@ pub fn select(
     let learner = |_: &()| Learner {
         rules,
         roots: shared.clone(),
+        deks: &options.deks,
         definitions: Vec::new(),
         resources: BTreeSet::new(),
         scratch: Plaintext::new(),
@@ -94,10 +98,7 @@ pub fn select(
         definitions.extend(learner.definitions);
         resources.extend(learner.resources);
     }
-    // The newest revision of a definition counts, so they are taken in the order of their places.
-    definitions.sort_by_key(|(place, _)| *place);
-    let mut custom = CustomResources::default();
-    definitions.into_iter().for_each(|(_, resource)| custom.insert(resource));
+    let custom = custom(definitions);
     let selected = options.selection.resolve(&custom, &resources)?;
     Ok((Some(Arc::unwrap_or_clone(shared)), Some(selected)))
 }
@@ -105,6 +106,7 @@ pub fn select(
 /// Learns the custom resources of a store from their definitions, and from objects whose definition is gone.
 struct Learner<'l> {
     rules: &'l Rules,
+    deks: &'l Deks,
     roots: Arc<Roots>,
     definitions: Vec<(Place, CustomResource)>,
     resources: BTreeSet<GroupResource>,
@@ -118,26 +120,41 @@ impl Visitor for Learner<'_> {
         if object.known != Known::BuiltIn && self.resources.len() < MAX_RESOURCES {
             self.resources.insert(object.group_resource());
         }
-        if object.resource == "customresourcedefinitions" && !record.revision.tombstone {
-            self.define(&object, record);
+        if object.resource == DEFINITIONS && !record.revision.tombstone {
+            let resource = definition(self.rules, self.deks, &object, record, &mut self.scratch);
+            self.definitions.extend(resource.map(|resource| (record.place, resource)));
         }
     }
 }
 
-impl Learner<'_> {
-    fn define(&mut self, object: &ObjectKey<'_>, record: &Record<'_>) {
-        let chain = match self.rules.guard(&Address::Object(*object)) {
-            Guard::Chain(chain) => self.rules.chain(chain),
-            Guard::Unsettled | Guard::Nobody => None,
-        };
-        let kv = &record.kv;
-        let answer = chain.map(|chain| chain.open(kv.key, kv.value, &DekTable::new(), &mut self.scratch));
-        let plaintext = match answer {
-            Some(Answer::Opened { plaintext, .. }) => Some(plaintext),
-            // Without a configuration a definition that is not encrypted can be read as it is.
-            _ => Some(kv.value),
-        };
-        let definition = CustomResource::of(object.name, plaintext);
-        self.definitions.extend(definition.map(|definition| (record.place, definition)));
-    }
+/// The custom resource that a definition's record speaks of; see [`CustomResource::of`].
+pub fn definition(
+    rules: &Rules,
+    deks: &Deks,
+    object: &ObjectKey<'_>,
+    record: &Record<'_>,
+    scratch: &mut Plaintext,
+) -> Option<CustomResource> {
+    let chain = match rules.guard(&Address::Object(*object)) {
+        Guard::Chain(chain) => Some(chain),
+        Guard::Unsettled | Guard::Nobody => None,
+    };
+    let kv = &record.kv;
+    let prepared = chain.and_then(|chain| Some((chain, rules.chain(chain)?)));
+    let answer = prepared.map(|(chain, prepared)| prepared.open(kv.key, kv.value, deks.of(chain), scratch));
+    let plaintext = match answer {
+        Some(Answer::Opened { plaintext, .. }) => Some(plaintext),
+        // Without a configuration a definition that is not encrypted can be read as it is.
+        _ => Some(kv.value),
+    };
+    CustomResource::of(object.name, plaintext)
+}
+
+/// The custom resources of definitions with their places: the newest revision of each counts.
+pub fn custom(definitions: impl IntoIterator<Item = (Place, CustomResource)>) -> CustomResources {
+    let mut definitions: Vec<_> = definitions.into_iter().collect();
+    definitions.sort_by_key(|(place, _)| *place);
+    let mut custom = CustomResources::default();
+    definitions.into_iter().for_each(|(_, resource)| custom.insert(resource));
+    custom
 }

@@ -7,7 +7,11 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use zeroize::Zeroizing;
 
+use crate::audit::classify::Reason;
+#[cfg(not(feature = "kms"))]
 use crate::audit::deks::Deks;
+#[cfg(feature = "kms")]
+use crate::audit::deks::collect_one;
 use crate::kube::key::{Address, Roots};
 use crate::kube::payload::{self, Encoding};
 use crate::kube::schema::{self, DecodeError, Decoded, Dress};
@@ -43,6 +47,9 @@ pub struct Args {
     file: Option<PathBuf>,
     #[command(flatten)]
     config: ConfigArgs,
+    #[cfg(feature = "kms")]
+    #[command(flatten)]
+    kms: super::kms::KmsArgs,
     /// The etcd key at which the value is stored
     #[arg(long = "as", value_name = "KEY")]
     stored_as: Option<String>,
@@ -59,6 +66,7 @@ Examples:
   etcdctl get --print-value-only /registry/deployments/default/web | atrest decode
   etcdctl get --print-value-only /registry/secrets/default/db |
     atrest decode -c encryption-config.yaml --as /registry/secrets/default/db
+  atrest decode -c encryption-config.yaml --as /registry/secrets/default/db --kms value.bin
   atrest decode -o json value.b64
 
 Protobuf fields that no release of Kubernetes has are shown under \"$unknown\", with number and bytes.";
@@ -84,11 +92,14 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     let input = read(path).map_err(|error| Failure::input(format!("cannot be read: {error}")).about(&name))?;
     let (value, given) = stored(input);
     let sealed = sealed_by(&value).map(SealedBy::into_owned);
-    let mut object = match &sealed {
-        Some(sealed) => unseal(args, &value, sealed),
-        None => plain(&value),
-    }
-    .map_err(|failure| failure.about(&name))?;
+    let object = match &sealed {
+        Some(sealed) => unseal(args, &value, sealed, global),
+        None => plain(&value).map(Unsealed::Object),
+    };
+    let mut object = match object.map_err(|failure| failure.about(&name))? {
+        Unsealed::Object(object) => object,
+        Unsealed::Plan(plan) => return print(Exit::Done, |out| out.write_all(plan.as_bytes())),
+    };
     match given {
         Given::Raw => {}
         Given::Base64 => object.about.insert_str(0, "base64 of "),
@@ -131,8 +142,17 @@ fn object(value: &[u8]) -> Result<(Decoded, Zeroizing<Vec<u8>>), DecodeError> {
     decode(value).or_else(|error| without_line_feed(value).ok_or(error).and_then(decode).map_err(|_| error))
 }
 
+/// What became of a sealed value.
+enum Unsealed {
+    /// It is open.
+    Object(Object),
+    /// Only the plan of asking a KMS plugin was wanted; this is it.
+    #[cfg_attr(not(feature = "kms"), expect(dead_code, reason = "nothing is planned without plugins to ask"))]
+    Plan(String),
+}
+
 /// A sealed value, which a configuration has to open.
-fn unseal(args: &Args, value: &[u8], sealed: &SealedBy<'_>) -> Result<Object, Failure> {
+fn unseal(args: &Args, value: &[u8], sealed: &SealedBy<'_>, global: &GlobalArgs) -> Result<Unsealed, Failure> {
     let by = named(sealed);
     let Some(key) = &args.stored_as else {
         let failure = Failure::input(format!("is encrypted: {by}"));
@@ -149,11 +169,31 @@ fn unseal(args: &Args, value: &[u8], sealed: &SealedBy<'_>) -> Result<Object, Fa
         return Err(failure
             .hint("--as takes the whole key, as /registry/secrets/NAMESPACE/NAME; --etcd-prefix names another root"));
     }
+    #[cfg(feature = "kms")]
+    let deks = {
+        let requests = || {
+            // With the line feed that etcdctl adds it may be no envelope.
+            let asked = |value: &[u8]| collect_one(&rules, &roots, key.as_bytes(), value);
+            let bare = without_line_feed(value).map(asked);
+            Ok(bare
+                .filter(|requests| requests.iter().any(|of_file| !of_file.is_empty()))
+                .unwrap_or_else(|| asked(value)))
+        };
+        match super::kms::prepare_for(&args.kms, (&rules, &[]), global, requests)? {
+            super::kms::Prepared::Plan(plan) => return Ok(Unsealed::Plan(plan)),
+            super::kms::Prepared::Deks(deks) => deks,
+        }
+    };
+    #[cfg(not(feature = "kms"))]
+    let deks = {
+        let _ = global;
+        Deks::default()
+    };
     let mut refusal = None;
     for candidate in [Some(value), without_line_feed(value)].into_iter().flatten() {
         let mut scratch = Plaintext::new();
-        match open(&rules, &Deks::default(), &address, key.as_bytes(), candidate, &mut scratch) {
-            Opened::Plain { plaintext, label, stale } => match object(plaintext) {
+        match open(&rules, &deks, &address, key.as_bytes(), candidate, &mut scratch) {
+            Opened::Plain { plaintext, label, stale, .. } => match object(plaintext) {
                 Ok((decoded, json)) => {
                     let stale = if stale == Some(true) { ", stale" } else { "" };
                     let mut about =
@@ -163,7 +203,7 @@ fn unseal(args: &Args, value: &[u8], sealed: &SealedBy<'_>) -> Result<Object, Fa
                     {
                         about.push_str("; it is not the object that the key names");
                     }
-                    return Ok(Object { json, about });
+                    return Ok(Unsealed::Object(Object { json, about }));
                 }
                 Err(error) => {
                     let message = format!("is {by}; {label} opens it, but what comes is {error}");
@@ -175,9 +215,12 @@ fn unseal(args: &Args, value: &[u8], sealed: &SealedBy<'_>) -> Result<Object, Fa
             },
             Opened::Closed { reason, .. } => {
                 let failure = Failure::input(format!("is {by}, and does not open: {}", harmless(&reason.to_string())));
-                refusal.get_or_insert(failure.hint(
-                    "some providers need the very key at which a value was stored: is --as right, and the value whole?",
-                ));
+                refusal.get_or_insert(failure.hint(match reason {
+                    Reason::Waits => "--kms asks the plugin for its data key",
+                    _ => {
+                        "some providers need the very key at which a value was stored: is --as right, and the value whole?"
+                    }
+                }));
             }
         }
     }

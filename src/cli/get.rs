@@ -10,7 +10,7 @@ use crate::audit::deks::Deks;
 use crate::kube::key::Roots;
 use crate::kube::labels::{Fields, Labels};
 use crate::kube::select::Selection;
-use crate::recover::get::{Content, Found, Item, Missing, Wanted, Which, find};
+use crate::recover::get::{Content, Found, Item, Missing, Order, Wanted, Which, find};
 use crate::report::objects::{Form, Objects, name};
 use crate::report::objects_table::{Shape, Tables};
 use crate::report::text::harmless;
@@ -138,7 +138,7 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
         pass: PassOptions { digest, threads: 0, progress: &|bytes| progress.add(bytes) },
         roots,
         selection,
-        namespace: (!args.all_namespaces).then(|| args.namespace.clone()),
+        namespaces: if args.all_namespaces { Vec::new() } else { vec![args.namespace.clone()] },
         fields,
         labels,
         which: match (args.all_revisions, args.deleted) {
@@ -148,6 +148,8 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
         },
         revision: args.revision,
         managed_fields: args.show_managed_fields,
+        order: Order::Key,
+        digests: None,
         deks,
     };
     let found = find(&mut store, &rules, &wanted).map_err(|error| Failure::from(error).about(&facts.path))?;
@@ -168,7 +170,7 @@ struct Tally {
 impl Tally {
     fn add(&mut self, item: &Item) {
         self.found += 1;
-        self.missing.met(item);
+        self.missing.met(&item.resource, &item.name);
         let note = match &item.content {
             Content::Object { misplaced: false, .. } => return,
             Content::Object { .. } => "is not the object that its key names".to_owned(),

@@ -9,6 +9,7 @@ use crate::config::change::{ChangeError, Note};
 #[cfg(feature = "kine")]
 use crate::kine::KineError;
 use crate::output::OutputError;
+use crate::output::tree::TreeError;
 use crate::source::check::CheckError;
 use crate::source::container::ContainerError;
 use crate::source::datadir::DirectoryError;
@@ -203,6 +204,21 @@ pub(crate) fn note_words(note: &Note) -> String {
         Note::WritesAlready { key } => format!("{key} writes already"),
     };
     crate::report::text::harmless(&words).into_owned()
+}
+
+impl From<TreeError> for Failure {
+    fn from(error: TreeError) -> Self {
+        let failure = Self::refused(crate::report::text::harmless(&error.to_string()).into_owned());
+        match error {
+            TreeError::NotEmpty => failure.hint("give a new folder, or write into this one with --force"),
+            TreeError::NoFolder => failure.hint("--output-dir takes the name of a folder"),
+            TreeError::Busy => failure.hint("wait for that run to end, or give another folder"),
+            TreeError::File { error: OutputError::NotReplaceable(_) | OutputError::IsInput(_), .. } => {
+                failure.hint("give another folder")
+            }
+            _ => failure,
+        }
+    }
 }
 
 impl From<OutputError> for Failure {

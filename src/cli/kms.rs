@@ -64,10 +64,25 @@ pub fn prepare(
     if args.kms == Kms::Off {
         return Ok(Prepared::Deks(Deks::default()));
     }
+    prepare_for(args, (rules, others), global, || {
+        let pass = PassOptions { digest: false, threads: 0, progress: &|_| () };
+        Ok(collect(store, rules, roots, pass)?)
+    })
+}
+
+/// The same where it is known what has to be asked; `requests` collects it.
+pub fn prepare_for(
+    args: &KmsArgs,
+    (rules, others): (&Rules, &[&Rules]),
+    global: &GlobalArgs,
+    requests: impl FnOnce() -> Result<Vec<Requests>, Failure>,
+) -> Result<Prepared, Failure> {
+    if args.kms == Kms::Off {
+        return Ok(Prepared::Deks(Deks::default()));
+    }
     let known: Vec<_> = [rules].iter().chain(others).copied().collect();
     let endpoints = endpoints(args, &known)?;
-    let pass = PassOptions { digest: false, threads: 0, progress: &|_| () };
-    let requests = collect(store, rules, roots, pass)?;
+    let requests = requests()?;
     let no_runtime = |error| Failure::input(format!("the KMS plugins cannot be asked: {error}"));
     let mut plugins = Vec::new();
     for file in 0..requests.len() {

@@ -10,7 +10,9 @@ mod completion;
 mod config;
 mod configs;
 mod decode;
+mod diff;
 mod exit;
+mod extract;
 mod fit;
 mod get;
 mod hint;
@@ -66,7 +68,9 @@ Examples:
   atrest fit snapshot.db /backup/*/encryption-config.yaml
   atrest check snapshot.db
   atrest get snapshot.db secrets -A -c encryption-config.yaml
+  atrest extract snapshot.db -c encryption-config.yaml --clean --output-dir restore
   atrest decode value.bin
+  atrest diff before.db after.db -c encryption-config.yaml
   atrest rewrite snapshot.db -c current.yaml --to target.yaml -o rotated.db
   atrest status snapshot.db --token-file token
   atrest recover-config snapshot.db --token-file token -o recovered.json
@@ -81,7 +85,9 @@ enum Command {
     Check(check::Args),
     Rewrite(Box<rewrite::Args>),
     Get(Box<get::Args>),
+    Extract(Box<extract::Args>),
     Decode(decode::Args),
+    Diff(Box<diff::Args>),
     Status(Box<status::Args>),
     RecoverConfig(recover_config::Args),
     #[command(subcommand)]
@@ -115,6 +121,8 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(args, &cli.global),
         Command::Rewrite(args) => rewrite::run(args, &cli.global),
         Command::Get(args) => get::run(args, &cli.global),
+        Command::Extract(args) => extract::run(args, &cli.global),
+        Command::Diff(args) => diff::run(args, &cli.global),
         Command::Decode(args) => decode::run(args, &cli.global),
         Command::Status(args) => status::run(args, &cli.global),
         Command::RecoverConfig(args) => recover_config::run(args, &cli.global),

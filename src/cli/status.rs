@@ -25,7 +25,7 @@ use crate::kube::labels::{Fields, Labels};
 use crate::kube::resource::{ApiServer, GroupResource};
 use crate::kube::select::Selection;
 use crate::provider::spec::{NamedKey, ProviderSpec};
-use crate::recover::get::{Content, Wanted, Which, find};
+use crate::recover::get::{Content, Order, Wanted, Which, find};
 use crate::report::status::{Body, KmsState, NodeLine, Rotation, SecretsEncrypt, Told, json, text};
 use crate::report::text::{harmless, hex};
 use crate::source::Store;
@@ -353,12 +353,14 @@ impl Asked<'_> {
             pass: PassOptions { digest: false, threads: 0, progress: &|_| () },
             roots,
             selection: Selection::parse(&["secrets".to_owned()]).map_err(|error| Failure::usage(error.to_string()))?,
-            namespace: None,
+            namespaces: Vec::new(),
             fields: Fields::default(),
             labels: Labels::default(),
             which: Which::Current,
             revision: None,
             managed_fields: false,
+            order: Order::Key,
+            digests: None,
             deks,
         };
         let mut found =

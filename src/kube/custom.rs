@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use crate::kube::key::ObjectKey;
 
@@ -37,6 +38,8 @@ pub struct CustomResource {
     pub short_names: Vec<String>,
     /// Whether its objects lie in namespaces; `None` where the definition could not be read.
     pub namespaced: Option<bool>,
+    /// Whether `status` is a subresource of its objects; `None` where the definition could not be read.
+    pub has_status: Option<bool>,
 }
 
 impl CustomResource {
@@ -84,6 +87,38 @@ struct Names {
     kind: String,
     #[serde(default)]
     short_names: Option<Vec<String>>,
+}
+
+/// Where a definition says that `status` is a subresource: for all versions, or for each.
+#[derive(Deserialize)]
+struct WithStatus {
+    spec: SpecOfStatus,
+}
+
+#[derive(Deserialize)]
+struct SpecOfStatus {
+    #[serde(default)]
+    subresources: Option<Subresources>,
+    #[serde(default)]
+    versions: Option<Vec<Version>>,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    #[serde(default)]
+    subresources: Option<Subresources>,
+}
+
+#[derive(Deserialize)]
+struct Subresources {
+    #[serde(default)]
+    status: Option<IgnoredAny>,
+}
+
+fn has_status(plain: &[u8]) -> Option<bool> {
+    let spec = serde_json::from_slice::<WithStatus>(plain).ok()?.spec;
+    let of_versions = spec.versions.into_iter().flatten().filter_map(|version| version.subresources);
+    Some(spec.subresources.into_iter().chain(of_versions).any(|subresources| subresources.status.is_some()))
 }
 
 impl CustomResources {
@@ -153,6 +188,7 @@ fn describe(plural: &str, group: &str, plain: Option<&[u8]>) -> CustomResource {
             "Cluster" => Some(false),
             _ => None,
         },
+        has_status: plain.and_then(has_status),
         ..known
     }
 }
@@ -182,6 +218,15 @@ mod tests {
         let widget = custom.get("example.com", "widgets").unwrap();
         assert_eq!((widget.kind.as_str(), widget.singular.as_str()), ("Widget", "widget"));
         assert_eq!(widget.short_names, ["wd", "wdg"]);
+        assert_eq!(widget.has_status, Some(false));
+        for status in [
+            r#""scope":"Cluster","subresources":{"status":{}}"#,
+            r#""scope":"","versions":[{"subresources":{"status":{}}}]"#,
+        ] {
+            custom.learn("widgets.example.com", Some(WIDGETS.replace(r#""scope":"Namespaced""#, status).as_bytes()));
+            assert_eq!(custom.get("example.com", "widgets").unwrap().has_status, Some(true));
+        }
+        custom.learn("widgets.example.com", Some(WIDGETS.as_bytes()));
         assert_eq!(scope_agrees(&custom, "/registry/example.com/widgets/default/w"), Some(true));
         assert_eq!(scope_agrees(&custom, "/registry/example.com/widgets/w"), Some(false));
         assert_eq!(scope_agrees(&custom, "/registry/example.com/others/w"), None);

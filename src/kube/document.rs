@@ -4,6 +4,7 @@
 //! digits that they were written with. Of a key that comes twice the last one counts, as in Go.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 /// Deeper nesting is refused.
 pub const MAX_DEPTH: usize = 512;
@@ -179,8 +180,18 @@ impl<'n, 'd> Node<'n, 'd> {
         members
     }
 
+    /// The value's number in its document, by which it can be told from all others of it.
+    pub fn number(self) -> usize {
+        self.at
+    }
+
     /// Writes the value with all keys sorted and without blanks.
     pub fn write(self, out: &mut Vec<u8>) {
+        self.write_without(&BTreeSet::new(), out);
+    }
+
+    /// The same without the values of these [numbers](Self::number); a member goes with its key.
+    pub fn write_without(self, left_out: &BTreeSet<usize>, out: &mut Vec<u8>) {
         match self.document.entry(self.at).kind {
             Kind::Text(true) => super::schema::write::string(self.text().unwrap_or_default().as_bytes(), out),
             Kind::Null | Kind::Bool(_) | Kind::Number | Kind::Text(false) => {
@@ -188,23 +199,25 @@ impl<'n, 'd> Node<'n, 'd> {
             }
             Kind::Array => {
                 out.push(b'[');
-                for (index, item) in self.items().enumerate() {
+                let kept = self.items().filter(|item| !left_out.contains(&item.at));
+                for (index, item) in kept.enumerate() {
                     if index > 0 {
                         out.push(b',');
                     }
-                    item.write(out);
+                    item.write_without(left_out, out);
                 }
                 out.push(b']');
             }
             Kind::Object => {
                 out.push(b'{');
-                for (index, (key, value)) in self.sorted().into_iter().enumerate() {
+                let kept = self.sorted().into_iter().filter(|(_, value)| !left_out.contains(&value.at));
+                for (index, (key, value)) in kept.enumerate() {
                     if index > 0 {
                         out.push(b',');
                     }
                     super::schema::write::string(key.as_bytes(), out);
                     out.push(b':');
-                    value.write(out);
+                    value.write_without(left_out, out);
                 }
                 out.push(b'}');
             }

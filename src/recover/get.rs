@@ -4,6 +4,7 @@
 //! nothing of a value. Then the records are read again, some at a time, opened and decoded in parallel, and handed out in
 //! order. So memory is bounded for any store, and no plaintext is ever kept.
 
+use std::borrow::{Borrow, Cow};
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
@@ -11,10 +12,9 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use zeroize::Zeroizing;
 
-use crate::audit::class::TOMBSTONE;
 use crate::audit::deks::Deks;
 use crate::audit::merge::Merge;
-use crate::audit::rows::{RawRow, RowSink, Spill};
+use crate::audit::rows::{RowSink, Spill};
 use crate::audit::rules::Rules;
 use crate::audit::run::{AuditError, Options};
 use crate::audit::survey;
@@ -26,21 +26,21 @@ use crate::kube::schema::{self, DecodeError, Dress};
 use crate::kube::select::{Selected, Selection};
 use crate::provider::plaintext::Plaintext;
 use crate::source::digest::{Digests, Trailer};
-use crate::source::scan::Visitor;
 use crate::source::snapshot::PassOptions;
 use crate::source::store::{Index, Reader};
-use crate::source::{Place, Record, Store};
+use crate::source::trace::TraceKey;
+use crate::source::{Place, Store};
 
 use super::document::Document;
+use super::notes::{Noted, Noter};
 use super::open::{Opened, SealedBy, open};
+
+pub use super::notes::Order;
 
 /// So many records are read, decoded and handed out at a time.
 const BATCH_RECORDS: usize = 2048;
 /// A batch ends early when its values have so many bytes.
 const BATCH_BYTES: u64 = 16 << 20;
-
-/// What a noted record is, in the place of an audit's class.
-const STORED: u32 = TOMBSTONE + 1;
 
 /// Why everything that is encrypted stays closed where no configuration was given.
 const NO_CONFIGURATION: &str = "no configuration was given";
@@ -65,8 +65,8 @@ pub struct Wanted<'w> {
     pub roots: Option<Roots>,
     /// Resources and names.
     pub selection: Selection,
-    /// Only this namespace, and objects that are in none.
-    pub namespace: Option<String>,
+    /// Only these namespaces, and objects that are in none; all of them if there are none.
+    pub namespaces: Vec<String>,
     /// Demands on name and namespace.
     pub fields: Fields,
     /// Demands on labels.
@@ -77,6 +77,10 @@ pub struct Wanted<'w> {
     pub revision: Option<i64>,
     /// Whether `managedFields` are shown.
     pub managed_fields: bool,
+    /// In which order they are wanted.
+    pub order: Order,
+    /// What is held is digested under this key, and comes without `resourceVersion`.
+    pub digests: Option<TraceKey>,
     /// The data keys that KMS plugins opened.
     pub deks: Deks,
 }
@@ -93,6 +97,8 @@ pub struct Found<'f> {
     ahead: VecDeque<Noted>,
     /// The next note.
     pending: Option<Noted>,
+    /// The custom resources that the store defines.
+    pub custom: CustomResources,
     /// What the selection means in this store.
     pub selected: Selected,
     /// Whether pages were lost, so that something may be missing.
@@ -111,8 +117,8 @@ pub struct Item {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// The kind that is stored there, where the key tells.
-    pub kind: Option<&'static str>,
+    /// The kind that is stored there, where the key or a definition tells.
+    pub kind: Option<Cow<'static, str>>,
     /// The revision at which it was written.
     pub mod_revision: i64,
     /// What came of it.
@@ -146,27 +152,6 @@ pub enum Content {
     },
 }
 
-/// A note of a record.
-struct Noted {
-    key: Vec<u8>,
-    place: Place,
-    mod_revision: i64,
-    value_bytes: u64,
-    deleted: bool,
-}
-
-impl Noted {
-    fn of(row: &RawRow<'_>) -> Self {
-        Self {
-            key: row.key.to_vec(),
-            place: row.place,
-            mod_revision: row.mod_revision,
-            value_bytes: row.value_bytes,
-            deleted: row.class == TOMBSTONE,
-        }
-    }
-}
-
 /// Finds what is wanted.
 ///
 /// # Errors
@@ -187,26 +172,20 @@ pub fn find<'f>(store: &'f mut Store, rules: &'f Rules, wanted: &'f Wanted<'f>) 
             (roots, selected.unwrap_or_else(Selected::everything))
         }
     };
-    let (index, roots, digests, damaged, last) = loop {
+    let (index, roots, digests, damaged, last, custom) = loop {
         let given = roots.is_some();
         let given_roots = roots.take().map(Arc::new);
         let prepare = |reader: Reader<'_>| {
             spill.clear();
             given_roots.clone().unwrap_or_else(|| Arc::new(survey::sampled_roots(reader)))
         };
-        let noter = |roots: &Arc<Roots>| Noter {
-            wanted,
-            selected: &selected,
-            roots: roots.clone(),
-            rows: RowSink::new(&spill),
-            last: None,
-            unlisted: false,
-        };
+        let noter = |roots: &Arc<Roots>| Noter::new(wanted, &selected, rules, roots.clone(), RowSink::new(&spill));
         let pass = store.pass(wanted.pass, prepare, noter)?;
         let last = pass.visitors.iter().filter_map(|noter| noter.last).max();
         let used = pass.visitors.first().map(|noter| noter.roots.clone()).unwrap_or_default();
         let unlisted = !given && pass.visitors.iter().any(|noter| noter.unlisted);
-        drop(pass.visitors);
+        let custom =
+            survey::custom(pass.visitors.into_iter().flat_map(|mut noter| std::mem::take(&mut noter.definitions)));
         let damaged = !pass.faults.is_empty() || pass.unsteady;
         if unlisted {
             let all = survey::roots(store, wanted.pass)?;
@@ -215,7 +194,7 @@ pub fn find<'f>(store: &'f mut Store, rules: &'f Rules, wanted: &'f Wanted<'f>) 
                 continue;
             }
         }
-        break (pass.index, used, pass.digests, damaged, last);
+        break (pass.index, used, pass.digests, damaged, last, custom);
     };
     check_revision(wanted.revision, &index, last)?;
     let altered = digests.is_some_and(|digests: Digests| digests.trailer == Trailer::Mismatch);
@@ -228,6 +207,7 @@ pub fn find<'f>(store: &'f mut Store, rules: &'f Rules, wanted: &'f Wanted<'f>) 
         merge: spill.merge().map_err(AuditError::Spill)?,
         ahead: VecDeque::new(),
         pending: None,
+        custom,
         selected,
         damaged,
         altered,
@@ -253,65 +233,42 @@ fn check_revision(asked: Option<i64>, index: &Index, last: Option<i64>) -> Resul
     }
 }
 
-/// Notes the places of the records that are wanted.
-struct Noter<'n> {
-    wanted: &'n Wanted<'n>,
-    selected: &'n Selected,
-    roots: Arc<Roots>,
-    rows: RowSink<'n>,
-    last: Option<i64>,
-    unlisted: bool,
-}
-
-impl Noter<'_> {
-    fn wants(&self, object: &ObjectKey<'_>) -> bool {
-        let namespace = object.namespace.unwrap_or("");
-        let in_namespace = self.wanted.namespace.as_deref().is_none_or(|one| namespace.is_empty() || namespace == one);
-        in_namespace && self.wanted.fields.matches(namespace, object.name) && self.selected.matches(object)
-    }
-}
-
-impl Visitor for Noter<'_> {
-    fn record(&mut self, record: &Record<'_>) {
-        let Record { place, revision, kv } = record;
-        let main = revision.revision.main;
-        self.last = self.last.max(Some(main));
-        if self.wanted.revision.is_some_and(|at| main > at) {
-            return;
-        }
-        let address = self.roots.locate(kv.key);
-        self.unlisted |= address == Address::Foreign && self.roots.unlisted(kv.key);
-        let Address::Object(object) = address else { return };
-        if !self.wants(&object) {
-            return;
-        }
-        self.rows.push(&RawRow {
-            key: kv.key,
-            place: *place,
-            class: if revision.tombstone { TOMBSTONE } else { STORED },
-            create_revision: kv.create_revision,
-            mod_revision: main,
-            version: kv.version,
-            lease: kv.lease,
-            value_bytes: kv.value.len() as u64,
-            encoding: None,
-            value_sha256: [0; 32],
-            detail: "",
-        });
-    }
-}
-
 impl Found<'_> {
     fn next_noted(&mut self) -> io::Result<Option<Noted>> {
         while self.ahead.is_empty() {
             let Some(part) = self.merge.next_part()? else { return Ok(None) };
-            self.ahead.extend(part.read()?.raw().map(|(row, _)| Noted::of(&row)));
+            let (order, holds) = (self.wanted.order, self.wanted.digests.is_some());
+            self.ahead.extend(part.read()?.raw().map(|(row, _)| Noted::of(&row, order, holds)));
         }
         Ok(self.ahead.pop_front())
     }
 
+    /// Where the API servers keep their objects.
+    pub fn roots(&self) -> &Roots {
+        &self.roots
+    }
+
+    /// Resource, namespace, name and kind of the object at a key.
+    pub(super) fn described(&self, key: &[u8]) -> Option<(GroupResource, String, String, Option<String>)> {
+        let Address::Object(object) = self.roots.locate(key) else { return None };
+        let namespace = object.namespace.unwrap_or_default().to_owned();
+        Some((object.group_resource(), namespace, object.name.to_owned(), self.kind(&object).map(Cow::into_owned)))
+    }
+
+    /// Begins anew with the first object.
+    ///
+    /// # Errors
+    ///
+    /// When the sorted notes cannot be read again.
+    pub fn rewind(&mut self) -> io::Result<()> {
+        self.merge = self.merge.again()?;
+        self.ahead.clear();
+        self.pending = self.next_noted()?;
+        Ok(())
+    }
+
     /// The next record that is wanted.
-    fn next_wanted(&mut self) -> io::Result<Option<Noted>> {
+    pub(super) fn next_wanted(&mut self) -> io::Result<Option<Noted>> {
         let mut before: Option<Noted> = None;
         while let Some(noted) = self.pending.take() {
             self.pending = self.next_noted()?;
@@ -354,25 +311,31 @@ impl Found<'_> {
         }
     }
 
-    /// Reads, opens and decodes what was noted, several parts of it at once.
+    /// Reads, opens and decodes what was noted.
     fn items(&self, noted: &[Noted]) -> Vec<Item> {
-        let mut order: Vec<(Place, usize)> = noted.iter().map(|noted| noted.place).zip(0..).collect();
+        self.numbered_items(noted).into_iter().map(|(_, item)| item).collect()
+    }
+
+    /// The same, several parts of it at once: each item with the number of its note.
+    pub(super) fn numbered_items<N: Borrow<Noted> + Sync>(&self, noted: &[N]) -> Vec<(usize, Item)> {
+        let mut order: Vec<(Place, usize)> = noted.iter().map(|noted| noted.borrow().place).zip(0..).collect();
         order.sort_unstable();
         let share = order.len().div_ceil(rayon::current_num_threads().max(1) * 4).max(1);
         let parts = order.par_chunks(share).map(|part| self.part(noted, part));
         let mut items: Vec<(usize, Item)> = parts.collect::<Vec<_>>().into_iter().flatten().collect();
         items.sort_unstable_by_key(|(index, _)| *index);
-        items.into_iter().map(|(_, item)| item).collect()
+        items
     }
 
-    fn part(&self, noted: &[Noted], part: &[(Place, usize)]) -> Vec<(usize, Item)> {
+    fn part<N: Borrow<Noted>>(&self, noted: &[N], part: &[(Place, usize)]) -> Vec<(usize, Item)> {
         let places: Vec<Place> = part.iter().map(|(place, _)| *place).collect();
         let mut waiting = part.iter();
         let mut scratch = Plaintext::new();
         let mut items = Vec::with_capacity(part.len());
         self.store.reader(&self.index).records_at(&places, |place, kv| {
             let Some((_, index)) = waiting.find(|(waiting, _)| *waiting == place) else { return };
-            let Some(noted) = noted.get(*index).filter(|noted| noted.key == kv.key) else { return };
+            let noted = noted.get(*index).map(Borrow::borrow);
+            let Some(noted) = noted.filter(|noted: &&Noted| noted.key == kv.key) else { return };
             let item = self.item(noted, kv.value, &mut scratch);
             items.extend(item.map(|item| (*index, item)));
         });
@@ -388,14 +351,20 @@ impl Found<'_> {
             return None;
         }
         Some(Item {
+            kind: self.kind(&object),
             resource: object.group_resource(),
             namespace: object.namespace.unwrap_or_default().to_owned(),
             name: object.name.to_owned(),
-            kind: object.kind,
             key: noted.key.clone(),
             mod_revision: noted.mod_revision,
             content,
         })
+    }
+
+    fn kind(&self, object: &ObjectKey<'_>) -> Option<Cow<'static, str>> {
+        let defined = || self.custom.get(object.group, object.resource).map(|custom| custom.kind.clone());
+        let defined = || defined().filter(|kind| !kind.is_empty()).map(Cow::Owned);
+        object.kind.map(Cow::Borrowed).or_else(defined)
     }
 
     fn content(&self, address: &Address<'_>, noted: &Noted, value: &[u8], scratch: &mut Plaintext) -> Content {
@@ -406,7 +375,10 @@ impl Found<'_> {
                 return Content::Closed { sealed: sealed.into_owned(), reason };
             }
         };
-        let dress = Dress { resource_version: Some(noted.mod_revision), managed_fields: self.wanted.managed_fields };
+        let Wanted { managed_fields, digests, .. } = *self.wanted;
+        // Two stores are compared by what was written, not by when.
+        let resource_version = digests.is_none().then_some(noted.mod_revision);
+        let dress = Dress { resource_version, managed_fields };
         let mut json = Zeroizing::new(Vec::with_capacity(2 * plaintext.len() + 256));
         let payload = Zeroizing::new(plaintext.to_vec());
         match schema::to_json(plaintext, &dress, &mut json) {
@@ -442,9 +414,9 @@ impl Missing {
     }
 
     /// One that was met.
-    pub fn met(&mut self, item: &Item) {
+    pub fn met(&mut self, resource: &GroupResource, name: &str) {
         if !self.0.is_empty() {
-            self.0.remove(&(item.resource.clone(), item.name.clone()));
+            self.0.remove(&(resource.clone(), name.to_owned()));
         }
     }
 

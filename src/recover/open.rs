@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use crate::audit::classify::{Reason, settle};
 use crate::audit::deks::Deks;
-use crate::audit::rules::{Guard, Rules};
+use crate::audit::rules::{Guard, KeyRef, Rules};
 use crate::kube::key::Address;
 use crate::provider::chain::{Answer, Label};
 use crate::provider::plaintext::Plaintext;
@@ -21,6 +21,8 @@ pub enum Opened<'a> {
         plaintext: &'a [u8],
         /// What it was sealed with; of a value that is stored as it is, the identity.
         label: Label<'a>,
+        /// The same by its place in the configuration; none where the value is stored as it is and no provider was asked.
+        opener: Option<KeyRef>,
         /// Whether the configuration would store it in another form now; unknown without one.
         stale: Option<bool>,
     },
@@ -78,7 +80,7 @@ pub fn open<'a>(
     let chain = match guard {
         Guard::Chain(chain) => chain,
         Guard::Unsettled | Guard::Nobody if sealed_by(value).is_none() => {
-            return Opened::Plain { plaintext: value, label: Label::IDENTITY, stale: None };
+            return Opened::Plain { plaintext: value, label: Label::IDENTITY, opener: None, stale: None };
         }
         Guard::Unsettled | Guard::Nobody => return closed(Reason::Uncovered),
     };
@@ -86,11 +88,13 @@ pub fn open<'a>(
     match prepared.open(key, value, deks.of(chain), scratch) {
         Answer::Opened { plaintext, provider, key, stale } => {
             let label = prepared.label(provider, key).unwrap_or(Label::IDENTITY);
-            Opened::Plain { plaintext, label, stale: Some(stale) }
+            let place = |place: usize| u32::try_from(place).unwrap_or(u32::MAX);
+            let opener = Some(KeyRef { chain, provider: place(provider), key: place(key) });
+            Opened::Plain { plaintext, label, opener, stale: Some(stale) }
         }
         // Whoever wants to see what is stored is not kept from it by a configuration without identity.
         Answer::Failed(_) if sealed_by(value).is_none() => {
-            Opened::Plain { plaintext: value, label: Label::IDENTITY, stale: Some(true) }
+            Opened::Plain { plaintext: value, label: Label::IDENTITY, opener: None, stale: Some(true) }
         }
         Answer::Failed(failure) => closed(Reason::Closed(failure)),
         Answer::Waits { .. } => closed(Reason::Waits),

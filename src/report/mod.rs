@@ -9,6 +9,8 @@ pub mod check_kine;
 pub mod columns;
 pub mod config;
 pub mod csv;
+pub mod diff;
+pub mod extract;
 pub mod fit;
 pub mod json;
 pub mod jsonl;

@@ -3,6 +3,7 @@
 //! What could not be opened or decoded is no gap in a list: it stands there with its name, and with `$closed` or `$undecodable`,
 //! which says why.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
@@ -129,10 +130,26 @@ fn text(form: Form, list: bool, decode: bool, item: &Item) -> Zeroizing<String> 
 
 /// `secret/db`, `deployment.apps/web`.
 pub fn name(item: &Item) -> String {
-    let kind = item.kind.map_or_else(|| item.resource.resource.clone(), str::to_ascii_lowercase);
-    let group = &item.resource.group;
+    let (kind, group) = kind_and_group(item);
+    let kind = kind.to_ascii_lowercase();
     let dot = if group.is_empty() { "" } else { "." };
     harmless(&format!("{kind}{dot}{group}/{}", item.name)).into_owned()
+}
+
+/// Kind and group: as key or definition tell; else, where no definition is left, as the object says of itself; else the resource's name.
+fn kind_and_group(item: &Item) -> (Cow<'_, str>, Cow<'_, str>) {
+    if let Some(kind) = &item.kind {
+        return (Cow::Borrowed(kind), Cow::Borrowed(&item.resource.group));
+    }
+    if let Content::Object { json, .. } = &item.content
+        && let Ok(document) = Document::parse(json)
+        && let Some(kind) = document.root().get("kind").and_then(Node::text)
+    {
+        let version = document.root().get("apiVersion").and_then(Node::text).unwrap_or_default();
+        let group = version.split_once('/').map_or("", |(group, _)| group);
+        return (Cow::Owned(kind.into_owned()), Cow::Owned(group.to_owned()));
+    }
+    (Cow::Borrowed(&item.resource.resource), Cow::Borrowed(&item.resource.group))
 }
 
 /// The object, or what stands in its place.
@@ -155,7 +172,7 @@ fn json_of(item: &Item) -> Zeroizing<Vec<u8>> {
     if let Some(members) = object.as_object_mut() {
         members.insert(key.to_owned(), what);
         members.insert("metadata".to_owned(), metadata);
-        if let Some(kind) = item.kind {
+        if let Some(kind) = &item.kind {
             members.insert("kind".to_owned(), json!(kind));
         }
     }
@@ -194,7 +211,7 @@ fn decoded_secret(json: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         write_key("stringData", out);
         out.push(b'{');
         for (key, text) in texts {
-            let key: &std::borrow::Cow<'_, str> = key;
+            let key: &Cow<'_, str> = key;
             write_key(key, out);
             let mut quoted = serde_json::to_vec(text.as_str()).unwrap_or_default();
             out.extend_from_slice(&quoted);
@@ -256,7 +273,7 @@ mod tests {
             resource: crate::recover::GroupResource::new("", "secrets"),
             namespace: "default".to_owned(),
             name: name.to_owned(),
-            kind: Some("Secret"),
+            kind: Some("Secret".into()),
             mod_revision: 7,
             content,
         }

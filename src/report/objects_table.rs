@@ -159,7 +159,7 @@ mod tests {
             resource: crate::recover::GroupResource::new("", resource),
             namespace: "default".to_owned(),
             name: name.to_owned(),
-            kind: Some(kind),
+            kind: Some(kind.into()),
             mod_revision: 12,
             content,
         }
