@@ -35,7 +35,7 @@ impl GlobalArgs {
 }
 
 /// The file to read.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct SourceArgs {
     /// An etcd snapshot or database, plain or in gzip, zstd, zip or tar, told by content; `-` for standard input
     #[arg(value_name = "SOURCE")]
@@ -43,6 +43,12 @@ pub struct SourceArgs {
     /// Do not hash the file: faster, but nothing tells whether its bytes are those that were saved
     #[arg(long)]
     pub no_digest: bool,
+    /// Read what is left of a broken file: every page is looked at on its own, whatever leads to it
+    #[arg(long)]
+    pub salvage: bool,
+    /// With --salvage: also what was compacted away, or may have been, but is still in the file
+    #[arg(long, requires = "salvage")]
+    pub include_compacted: bool,
 }
 
 /// The configurations to judge by.

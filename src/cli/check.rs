@@ -50,6 +50,7 @@ Kinds of fault:
   revision-key   a key among the records is no revision
   record         a value among the records is no key-value record, or contradicts its key
   schema         a bucket that every etcd makes is missing, or a pair is a bucket where etcd has none
+  salvage        with --salvage: what was salvaged is not certain, or not all of it was
 
 Examples:
   atrest check snapshot.db

@@ -25,6 +25,7 @@ mod next;
 mod output;
 mod progress;
 mod rewrite;
+mod salvage;
 mod source;
 mod version;
 
@@ -63,6 +64,7 @@ Examples:
   atrest get snapshot.db secrets -A -c encryption-config.yaml
   atrest decode value.bin
   atrest rewrite snapshot.db -c current.yaml --to target.yaml -o rotated.db
+  atrest salvage broken.db -o salvaged.db
   atrest config check encryption-config.yaml
   atrest config rotate encryption-config.yaml --stage prepare -o prepared.yaml";
 
@@ -73,6 +75,7 @@ enum Command {
     Fit(fit::Args),
     Check(check::Args),
     Rewrite(Box<rewrite::Args>),
+    Salvage(salvage::Args),
     Get(Box<get::Args>),
     Decode(decode::Args),
     #[command(subcommand)]
@@ -99,6 +102,7 @@ pub fn main() -> ExitCode {
         Command::Fit(args) => fit::run(args, &cli.global),
         Command::Check(args) => check::run(args, &cli.global),
         Command::Rewrite(args) => rewrite::run(args, &cli.global),
+        Command::Salvage(args) => salvage::run(args, &cli.global),
         Command::Get(args) => get::run(args, &cli.global),
         Command::Decode(args) => decode::run(args, &cli.global),
         Command::Config(command) => config::run(command, &cli.global),

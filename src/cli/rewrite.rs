@@ -159,7 +159,7 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     let selection = Selection::parse(&args.selection).map_err(|error| Failure::usage(error.to_string()))?;
     let current = rules(&args.config)?;
     let mut target = target(args)?;
-    let source = SourceArgs { source: args.source.clone(), no_digest: false };
+    let source = SourceArgs { source: args.source.clone(), ..SourceArgs::default() };
     let mut opened = open(&source, global)?;
     let needed = opened.file()?.pages().used_bytes();
     let interrupted = catch_signals()?;
@@ -300,7 +300,7 @@ fn begin(args: &Args, path: &std::path::Path, bytes: u64) -> Result<Output, Fail
 }
 
 /// Lets a limit on the size of files be an error instead of the end, and an interrupt end the run in good order.
-fn catch_signals() -> Result<Arc<AtomicBool>, Failure> {
+pub(super) fn catch_signals() -> Result<Arc<AtomicBool>, Failure> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
     let failed = |error| Failure::refused(format!("signals cannot be caught: {error}"));
     signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(failed)?;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::report::json::SourceFacts;
 use crate::source::container::{self, Content, Input};
+use crate::source::snapshot::ReadError;
 use crate::source::{Snapshot, Store};
 
 use super::Failure;
@@ -43,9 +44,11 @@ pub fn open(args: &SourceArgs, global: &GlobalArgs) -> Result<OpenSource, Failur
         return Err(failure.about(&name));
     }
     let container = unpacked.container();
-    let snapshot = Snapshot::open(unpacked.file);
-    let snapshot =
-        snapshot.map_err(|error| Failure::from(crate::source::snapshot::ReadError::from(error)).about(&name))?;
+    let snapshot = match args.salvage {
+        true => super::salvage::view(&unpacked.file, args, global),
+        false => Snapshot::open(unpacked.file).map_err(|error| Failure::from(ReadError::from(error))),
+    };
+    let snapshot = snapshot.map_err(|failure| failure.about(&name))?;
     let log_beside =
         unpacked.log_beside || (!is_stdin && container.is_none() && lies_in_a_data_directory(&args.source));
     let facts = SourceFacts {

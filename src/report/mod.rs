@@ -18,6 +18,7 @@ pub mod paint;
 pub mod remedy;
 pub mod rewrite;
 pub mod row;
+pub mod salvage;
 pub mod shell;
 pub mod table;
 pub mod text;

@@ -1,7 +1,7 @@
 //! Rewriting: the same store with its values in another form, as a new file that is proved before it takes its name.
 //!
 //! Read in this order: [`target`] (what is to be written), [`decide`] (one value, pure: what becomes of it), [`tally`] (the plan:
-//! what becomes of how many), [`seal`] (many values, side by side), [`turns`] (workers hand over in the order of keys),
+//! what becomes of how many), [`seal`] (many values, side by side),
 //! [`keep`] (which records a compaction would leave), [`buckets`] (everything but the records), [`mod@write`] (all of it, into a file
 //! beside the source), [`verify`] (reads the file back and holds every record against the source), [`run`] (plan, write, prove).
 //!
@@ -14,6 +14,5 @@ pub mod run;
 pub mod seal;
 pub mod tally;
 pub mod target;
-pub mod turns;
 pub mod verify;
 pub mod write;

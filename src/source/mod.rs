@@ -33,8 +33,11 @@ pub const RECORD_FAULT: FaultKind = FaultKind::Content("record");
 /// A bucket that every etcd makes is not there, or a pair is a bucket where etcd has none.
 pub const SCHEMA_FAULT: FaultKind = FaultKind::Content("schema");
 
+/// What was salvaged is not certain, or not all of it was.
+pub const SALVAGE_FAULT: FaultKind = FaultKind::Content("salvage");
+
 /// The kinds of fault that a store has beside those of its pages, for the help text.
-pub const FAULTS: [FaultKind; 3] = [REVISION_KEY_FAULT, RECORD_FAULT, SCHEMA_FAULT];
+pub const FAULTS: [FaultKind; 4] = [REVISION_KEY_FAULT, RECORD_FAULT, SCHEMA_FAULT, SALVAGE_FAULT];
 
 /// Where a record stands among all records of the store. Places order as revisions do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
