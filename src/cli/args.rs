@@ -37,7 +37,7 @@ impl GlobalArgs {
 }
 
 /// What to read: a file, or a running etcd.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct SourceArgs {
     /// An etcd snapshot or database, plain or in gzip, zstd, zip or tar, told by content; a member's data directory; `-` for
     /// standard input
@@ -46,6 +46,12 @@ pub struct SourceArgs {
     /// Do not hash the file: faster, but nothing tells whether its bytes are those that were saved
     #[arg(long)]
     pub no_digest: bool,
+    /// Read what is left of a broken file: every page is looked at on its own, whatever leads to it
+    #[arg(long)]
+    pub salvage: bool,
+    /// With --salvage: also what was compacted away, or may have been, but is still in the file
+    #[arg(long, requires = "salvage")]
+    pub include_compacted: bool,
     #[cfg(feature = "live")]
     #[command(flatten)]
     pub live: super::live::LiveArgs,
@@ -63,12 +69,7 @@ pub enum Wanted<'a> {
 impl SourceArgs {
     /// A file, whatever the environment says.
     pub fn file(path: PathBuf) -> Self {
-        Self {
-            source: Some(path),
-            no_digest: false,
-            #[cfg(feature = "live")]
-            live: super::live::LiveArgs::default(),
-        }
+        Self { source: Some(path), ..Self::default() }
     }
 
     /// Gives back what stands in the source's place and cannot be one, because endpoints were spelled out; or because

@@ -59,6 +59,7 @@ Kinds of fault:
   row            a row of kine's table is none that kine writes
   chain          the rows of a key in kine's table do not follow one another
   compaction     kine's compaction does not fit its rows
+  salvage        with --salvage: what was salvaged is not certain, or not all of it was
 
 Of a data directory, hash, revision, total keys and total size are those of its database alone, and the key-value hash is that
 of a server that applied the log.

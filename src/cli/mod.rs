@@ -31,6 +31,7 @@ mod output;
 mod progress;
 mod recover_config;
 mod rewrite;
+mod salvage;
 mod source;
 mod status;
 mod version;
@@ -72,6 +73,7 @@ Examples:
   atrest decode value.bin
   atrest diff before.db after.db -c encryption-config.yaml
   atrest rewrite snapshot.db -c current.yaml --to target.yaml -o rotated.db
+  atrest salvage broken.db -o salvaged.db
   atrest status snapshot.db --token-file token
   atrest recover-config snapshot.db --token-file token -o recovered.json
   atrest config check encryption-config.yaml
@@ -84,6 +86,7 @@ enum Command {
     Fit(fit::Args),
     Check(check::Args),
     Rewrite(Box<rewrite::Args>),
+    Salvage(salvage::Args),
     Get(Box<get::Args>),
     Extract(Box<extract::Args>),
     Decode(decode::Args),
@@ -120,6 +123,7 @@ pub fn main() -> ExitCode {
         Command::Fit(args) => fit::run(args, &cli.global),
         Command::Check(args) => check::run(args, &cli.global),
         Command::Rewrite(args) => rewrite::run(args, &cli.global),
+        Command::Salvage(args) => salvage::run(args, &cli.global),
         Command::Get(args) => get::run(args, &cli.global),
         Command::Extract(args) => extract::run(args, &cli.global),
         Command::Diff(args) => diff::run(args, &cli.global),

@@ -343,7 +343,7 @@ fn begin(args: &Args, path: &std::path::Path, bytes: u64) -> Result<Output, Fail
 }
 
 /// Lets a limit on the size of files be an error instead of the end, and an interrupt end the run in good order.
-fn catch_signals() -> Result<Arc<AtomicBool>, Failure> {
+pub(super) fn catch_signals() -> Result<Arc<AtomicBool>, Failure> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
     let failed = |error| Failure::refused(format!("signals cannot be caught: {error}"));
     signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(failed)?;

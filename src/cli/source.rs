@@ -37,10 +37,17 @@ impl OpenSource {
 /// Opens what is to be read.
 pub fn open(args: &SourceArgs, global: &GlobalArgs) -> Result<OpenSource, Failure> {
     match args.wanted()? {
-        Wanted::File(path) => open_file(path, global),
+        Wanted::File(path) => open_file(path, args, global),
+        #[cfg(feature = "live")]
+        Wanted::Live(_) if args.salvage => Err(no_salvage("a running etcd")),
         #[cfg(feature = "live")]
         Wanted::Live(endpoints) => open_live(args.live.connect(&endpoints)?, &endpoints),
     }
+}
+
+/// Only pages are looked at on their own.
+fn no_salvage(form: &str) -> Failure {
+    Failure::usage(format!("--salvage is for broken snapshots and databases, and this is {form}"))
 }
 
 /// A running etcd as a source.
@@ -60,10 +67,13 @@ fn open_live(live: crate::live::Live, endpoints: &[String]) -> Result<OpenSource
 }
 
 /// Opens the file, unpacks what it is packed in, and finds its pages.
-fn open_file(path: &Path, global: &GlobalArgs) -> Result<OpenSource, Failure> {
+fn open_file(path: &Path, args: &SourceArgs, global: &GlobalArgs) -> Result<OpenSource, Failure> {
     let name = path.to_string_lossy();
     let is_stdin = path.as_os_str() == "-";
     if !is_stdin && path.is_dir() {
+        if args.salvage {
+            return Err(no_salvage("a data directory").about(&name).hint("give its database: member/snap/db"));
+        }
         return open_directory(path, &name);
     }
     let input = if is_stdin { Input::Stdin } else { Input::Path(path) };
@@ -72,6 +82,7 @@ fn open_file(path: &Path, global: &GlobalArgs) -> Result<OpenSource, Failure> {
     let unpacked = container::open(input, &options).map_err(Failure::from)?;
     drop(progress);
     match unpacked.content {
+        Content::Sqlite if args.salvage => return Err(no_salvage("kine's SQLite").about(&name)),
         Content::Sqlite => return kine(path, unpacked),
         Content::SqliteLog => {
             let failure = Failure::input("is the log of an SQLite database, which is nothing by itself");
@@ -80,8 +91,11 @@ fn open_file(path: &Path, global: &GlobalArgs) -> Result<OpenSource, Failure> {
         Content::Bbolt | Content::Unknown => {}
     }
     let container = unpacked.container();
-    let snapshot = Snapshot::open(unpacked.file);
-    let snapshot = snapshot.map_err(|error| Failure::from(ReadError::from(error)).about(&name))?;
+    let snapshot = match args.salvage {
+        true => super::salvage::view(&unpacked.file, args, global),
+        false => Snapshot::open(unpacked.file).map_err(|error| Failure::from(ReadError::from(error))),
+    };
+    let snapshot = snapshot.map_err(|failure| failure.about(&name))?;
     let log_beside = unpacked.log_beside || (!is_stdin && container.is_none() && lies_in_a_data_directory(path));
     let facts = SourceFacts {
         path: name.into_owned(),

@@ -1,8 +1,8 @@
 //! Getting objects out: from stored values to what an API server would have served.
 //!
 //! [`stored`] reads one value as it is copied about, [`open`] gives one value's plaintext; [`get`] finds the values that are asked for and decodes
-//! them in order, [`extract`] makes of each a file that can be applied elsewhere, and [`diff`] compares those of two stores. Nothing here knows
-//! forms of output.
+//! them in order, [`extract`] makes of each a file that can be applied elsewhere, and [`diff`] compares those of two stores; [`salvage`] saves what
+//! is left of a broken file. Nothing here knows forms of output.
 
 pub mod diff;
 pub mod extract;
@@ -12,6 +12,7 @@ pub mod open;
 pub mod path;
 pub mod phase;
 pub mod protection;
+pub mod salvage;
 pub mod stored;
 
 pub use crate::kube::document::{self, Document, Malformed, Node, Scalar};

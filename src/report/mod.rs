@@ -26,6 +26,7 @@ pub mod recovery;
 pub mod remedy;
 pub mod rewrite;
 pub mod row;
+pub mod salvage;
 pub mod shell;
 pub mod status;
 pub mod table;

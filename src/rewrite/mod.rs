@@ -20,6 +20,5 @@ pub mod run;
 pub mod seal;
 pub mod tally;
 pub mod target;
-pub mod turns;
 pub mod verify;
 pub mod write;

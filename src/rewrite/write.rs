@@ -14,6 +14,7 @@ use crate::audit::survey;
 use crate::bbolt::check::Checker;
 use crate::bbolt::meta::Meta;
 use crate::bbolt::page::ELEMENT_BYTES;
+use crate::bbolt::turns::Turns;
 use crate::bbolt::write::{Fill, WriteError, Writer};
 use crate::bbolt::{Fault, Faults};
 use crate::etcd::revision::REVISION_BYTES;
@@ -35,7 +36,6 @@ use super::keep::Kept;
 use super::seal::{Batch, MakeError};
 use super::tally::{Count, Kind, Kinds, Tally};
 use super::target::{RandomStream, Randomness, Target};
-use super::turns::Turns;
 
 /// Packed pages of one group that are handed over before it is done, so that large values do not fill the memory.
 const PART_BYTES: usize = 4 << 20;

@@ -42,8 +42,11 @@ pub const SCHEMA_FAULT: FaultKind = FaultKind::Content("schema");
 /// A part of the log that does not hold, or that cannot be applied.
 pub const LOG_FAULT: FaultKind = FaultKind::Content("log");
 
+/// What was salvaged is not certain, or not all of it was.
+pub const SALVAGE_FAULT: FaultKind = FaultKind::Content("salvage");
+
 /// The kinds of fault that a store has beside those of its pages, for the help text.
-pub const FAULTS: [FaultKind; 4] = [REVISION_KEY_FAULT, RECORD_FAULT, SCHEMA_FAULT, LOG_FAULT];
+pub const FAULTS: [FaultKind; 5] = [REVISION_KEY_FAULT, RECORD_FAULT, SCHEMA_FAULT, LOG_FAULT, SALVAGE_FAULT];
 
 /// Where a record stands among all records of the store. Places order as revisions do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

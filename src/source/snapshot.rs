@@ -37,6 +37,18 @@ const SAMPLED_PAIRS: usize = 256;
 #[derive(Debug)]
 pub struct Snapshot {
     file: PageFile,
+    origin: Option<Box<Broken>>,
+}
+
+/// What is to be said of a broken file wherever what was salvaged from it is read in its place.
+#[derive(Clone, Debug)]
+pub struct Broken {
+    /// What does not hold in it.
+    pub faults: Faults,
+    /// Its digests, where they were asked for.
+    pub digests: Option<Digests>,
+    /// Its length in bytes.
+    pub bytes: u64,
 }
 
 /// Why there is nothing to read.
@@ -122,7 +134,12 @@ pub struct Pass<V> {
 impl Snapshot {
     /// Finds the current meta page of `file`.
     pub fn open(file: File) -> Result<Self, OpenError> {
-        Ok(Self { file: PageFile::open(file)? })
+        Ok(Self { file: PageFile::open(file)?, origin: None })
+    }
+
+    /// The same for what was salvaged from a broken file: every pass tells the faults and the digests of that one.
+    pub fn open_salvaged(file: File, origin: Broken) -> Result<Self, OpenError> {
+        Ok(Self { file: PageFile::open(file)?, origin: Some(Box::new(origin)) })
     }
 
     /// The pages.
@@ -132,7 +149,7 @@ impl Snapshot {
 
     /// Whether the file's length says that a digest is appended.
     pub fn has_trailer(&self) -> bool {
-        Trailer::expected(self.file.file_bytes())
+        Trailer::expected(self.origin.as_ref().map_or(self.file.file_bytes(), |broken| broken.bytes))
     }
 
     /// Whether a digest is missing, whole or in part, from what a server sent as a snapshot.
@@ -163,6 +180,8 @@ impl Snapshot {
         visitor: impl Fn(&P) -> V + Sync,
     ) -> Result<Pass<V>, ReadError> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build()?;
+        let wants_digest = options.digest;
+        let options = PassOptions { digest: wants_digest && self.origin.is_none(), ..options };
         for tries_left in (0..TRIES).rev() {
             let before = self.file.meta().txid;
             let outcome = pool.install(|| match self.attempt(options, Depth::Uniform, &prepare, &visitor)? {
@@ -171,13 +190,24 @@ impl Snapshot {
             });
             let unsteady = self.file.current_txid()? != Some(before);
             match outcome {
-                Ok(Some(pass)) if tries_left == 0 || !unsteady => return Ok(Pass { unsteady, ..pass }),
+                Ok(Some(pass)) if tries_left == 0 || !unsteady => {
+                    return Ok(self.told(Pass { unsteady, ..pass }, wants_digest));
+                }
                 // What looks lost may have been overwritten under the reader, so only a file that stands still is judged.
                 Err(error) if !unsteady => return Err(error),
                 _ => self.file = PageFile::open(self.file.file().try_clone()?)?,
             }
         }
         Err(ReadError::Changing)
+    }
+
+    /// What a pass gave, with what is to be said of the broken file.
+    fn told<V>(&self, mut pass: Pass<V>, wants_digest: bool) -> Pass<V> {
+        if let Some(broken) = &self.origin {
+            pass.faults.append(broken.faults.clone());
+            pass.digests = broken.digests.filter(|_| wants_digest);
+        }
+        pass
     }
 
     /// One try; none if the tree turned out not to be uniform.

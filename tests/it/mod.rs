@@ -26,6 +26,7 @@ mod rewrite;
 #[cfg(feature = "kms")]
 mod rewrite_kms;
 mod rows;
+mod salvage;
 mod selection;
 mod servers;
 mod snapshots;

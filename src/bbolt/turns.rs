@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::{Condvar, Mutex, MutexGuard};
 
-use crate::bbolt::write::{BucketWriter, Leaves, Packer, Placed, WriteError};
+use super::write::{BucketWriter, Leaves, Packer, Placed, WriteError};
 
 /// Larger buffers are given back: few groups have such large values.
 const KEPT_BYTES: usize = 2 << 20;

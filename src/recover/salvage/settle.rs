@@ -1,0 +1,266 @@
+//! Which of all copies make up the store: one of each revision, or none.
+//!
+//! * What the tree leads to is the store's.
+//! * Records never change once they are written, so copies of one revision are alike. One that differs is a conflict: what
+//!   the tree leads to is taken; otherwise what stands on a whole page at its own place; otherwise neither.
+//! * What nothing leads to counts only where the tree has a gap, and there without more if it is newer than the last compaction.
+//!   Older ones come from pages below a lost branch that nothing proves to have been freed ([`super::stale`]).
+
+use rayon::prelude::*;
+
+use super::gaps::Gaps;
+use super::mark::{Bit, Mark};
+use super::rev::Rev;
+use super::stale::Stale;
+
+/// Conflicts, holes and lost keys that are named; of more only the number is told.
+pub const NAMED: usize = 1000;
+
+/// What is known of compactions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Compaction {
+    /// The revision of the last one; none where nothing tells for certain, 0 where there was none.
+    pub revision: Option<u64>,
+    /// The revision of one that was finished; there may have been later ones.
+    pub finished: Option<u64>,
+    /// The revision of the last one that the store notes, though a newer note may be lost.
+    pub noted: Option<u64>,
+}
+
+impl Compaction {
+    /// Whether a record can have been taken out by one.
+    pub fn may_have_taken(self, rev: Rev) -> bool {
+        self.revision.is_none_or(|revision| rev.main() <= revision)
+    }
+}
+
+/// What else is to come back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Include {
+    /// What was compacted away, or may have been.
+    pub compacted: bool,
+    /// Records in bytes that are no page any more.
+    pub fragments: bool,
+}
+
+/// How many records there are of what kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Taken: the tree leads to them.
+    pub reached: u64,
+    /// Taken from leaf pages that nothing leads to, newer than the last compaction.
+    pub unreached: u64,
+    /// Taken likewise, but old enough to have been compacted away, though nothing proves that they were.
+    pub doubtful: u64,
+    /// Taken because what was compacted away was asked for.
+    pub compacted_taken: u64,
+    /// Taken from bytes that are no page any more.
+    pub fragments_taken: u64,
+    /// Left out: compacted away, or possibly so.
+    pub compacted: u64,
+    /// Left out: newer than the last compaction and not in the tree though it is whole there, so never committed.
+    pub uncommitted: u64,
+    /// Left out: only found in bytes that are no page any more.
+    pub fragments: u64,
+    /// Left out: copies differ, and nothing speaks for one of them.
+    pub undecided: u64,
+}
+
+impl Counts {
+    /// All that were taken.
+    pub fn taken(&self) -> u64 {
+        self.reached + self.unreached + self.doubtful + self.compacted_taken + self.fragments_taken
+    }
+}
+
+/// Copies of one revision that differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// The revision.
+    pub revision: (u64, u32),
+    /// The page that the taken copy is on; none where neither was taken.
+    pub taken: Option<u32>,
+    /// Whether the tree leads to the taken one.
+    pub by_tree: bool,
+    /// The page of a copy that differs.
+    pub other: u32,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Settled {
+    /// One copy of each revision of the store, in order.
+    pub taken: Vec<Mark>,
+    /// How many.
+    pub counts: Counts,
+    /// The first conflicts.
+    pub conflicts: Vec<Conflict>,
+    /// How many.
+    pub conflict_count: u64,
+    /// Records that were left out in a gap and whose keys may have been lost there.
+    pub shadows: Vec<Mark>,
+}
+
+/// The copies of each change.
+pub fn changes(marks: &[Mark]) -> impl Iterator<Item = &[Mark]> {
+    marks.chunk_by(|one, next| one.change() == next.change())
+}
+
+/// Why a change is or is not of the store.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Unreached,
+    Doubtful,
+    Compacted,
+    Uncommitted,
+}
+
+/// Settles all copies, which come in any order.
+pub fn settle(mut marks: Vec<Mark>, gaps: &Gaps, compaction: Compaction, include: Include) -> Settled {
+    marks.par_sort_unstable_by_key(Mark::order);
+    let stale = Stale::find(&marks, gaps, compaction);
+    let mut settled = Settled::default();
+    for copies in changes(&marks) {
+        if copies.first().is_some_and(|copy| copy.has(Bit::Tree)) {
+            settled.counts.reached += 1;
+            settled.take(copies, copies);
+            continue;
+        }
+        let verdict = verdict(copies, gaps, compaction, &stale);
+        let vouched: Vec<Mark> = match verdict {
+            Verdict::Doubtful => copies.iter().filter(|copy| stale.vouches(copy)).copied().collect(),
+            _ => copies.to_vec(),
+        };
+        settled.unreached(copies, &vouched, verdict, include, gaps);
+    }
+    settled.only_lost_keys();
+    settled
+}
+
+fn verdict(copies: &[Mark], gaps: &Gaps, compaction: Compaction, stale: &Stale) -> Verdict {
+    let rev = copies.first().map(Mark::rev).unwrap_or_default();
+    let old = compaction.may_have_taken(rev);
+    match gaps.at(rev) {
+        None if old => Verdict::Compacted,
+        None => Verdict::Uncommitted,
+        Some(_) if !old => Verdict::Unreached,
+        Some(gap) if gap.below_branch && copies.iter().any(|copy| stale.vouches(copy)) => Verdict::Doubtful,
+        Some(_) => Verdict::Compacted,
+    }
+}
+
+impl Settled {
+    /// Decides about copies that nothing leads to.
+    fn unreached(&mut self, copies: &[Mark], vouched: &[Mark], verdict: Verdict, include: Include, gaps: &Gaps) {
+        let on_page = vouched.iter().any(|copy| !copy.has(Bit::Tail));
+        let is_new = verdict == Verdict::Unreached || verdict == Verdict::Doubtful;
+        let counts = &mut self.counts;
+        let counter = match verdict {
+            Verdict::Uncommitted => &mut counts.uncommitted,
+            _ if !on_page && !include.fragments => &mut counts.fragments,
+            Verdict::Compacted if !include.compacted => &mut counts.compacted,
+            _ if disagree(vouched) => &mut counts.undecided,
+            _ if !on_page => &mut counts.fragments_taken,
+            Verdict::Unreached => &mut counts.unreached,
+            Verdict::Doubtful => &mut counts.doubtful,
+            Verdict::Compacted => &mut counts.compacted_taken,
+        };
+        *counter += 1;
+        let taken = verdict != Verdict::Uncommitted
+            && (on_page || include.fragments)
+            && (is_new || include.compacted)
+            && !disagree(vouched);
+        if taken {
+            return self.take(vouched, copies);
+        }
+        if is_new && disagree(vouched) {
+            self.conflict(None, copies);
+        }
+        let in_gap = copies.first().filter(|copy| gaps.at(copy.rev()).is_some());
+        if verdict == Verdict::Compacted && self.shadows.len() < 16 * NAMED {
+            self.shadows.extend(in_gap);
+        }
+    }
+
+    /// Takes the best copy, and says where another one differs.
+    fn take(&mut self, from: &[Mark], copies: &[Mark]) {
+        let Some(best) = from.first() else { return };
+        self.taken.push(*best);
+        if copies.iter().any(|copy| differs(best, copy)) {
+            self.conflict(Some(best), copies);
+        }
+    }
+
+    fn conflict(&mut self, taken: Option<&Mark>, copies: &[Mark]) {
+        self.conflict_count += 1;
+        let one = taken.or(copies.first());
+        let other = one.and_then(|one| copies.iter().find(|copy| differs(one, copy)));
+        if let (Some(one), Some(other)) = (one, other)
+            && self.conflicts.len() < NAMED
+        {
+            let by_tree = one.has(Bit::Tree);
+            let (revision, taken, other) = (one.change(), taken.map(|taken| taken.page), other.page);
+            self.conflicts.push(Conflict { revision, taken, by_tree, other });
+        }
+    }
+
+    /// Of a key that still has a record nothing says that it was lost.
+    fn only_lost_keys(&mut self) {
+        if self.shadows.is_empty() {
+            return;
+        }
+        let mut keys: Vec<u64> = self.taken.iter().map(|mark| mark.key).collect();
+        keys.par_sort_unstable();
+        let mut seen = std::collections::HashSet::new();
+        // The newest of a key tells most, and is the last.
+        self.shadows.reverse();
+        self.shadows.retain(|mark| keys.binary_search(&mark.key).is_err() && seen.insert(mark.key));
+        self.shadows.truncate(NAMED);
+    }
+}
+
+/// Whether two copies of one revision are not the same.
+fn differs(one: &Mark, other: &Mark) -> bool {
+    one.content != other.content || one.has(Bit::Tombstone) != other.has(Bit::Tombstone)
+}
+
+/// Whether of the best copies one differs from another.
+fn disagree(copies: &[Mark]) -> bool {
+    let Some(best) = copies.first() else { return false };
+    copies.iter().take_while(|copy| copy.doubt() == best.doubt()).any(|copy| differs(best, copy))
+}
+
+/// Revisions that are missing, from the first to the last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holes {
+    /// The first ones.
+    pub ranges: Vec<(u64, u64)>,
+    /// How many revisions are missing.
+    pub total: u64,
+    /// Revisions of which only a part is there.
+    pub partial: u64,
+}
+
+/// Revisions count every change, so above the last compaction each must be there. Below it nothing tells.
+pub fn holes(taken: &[Mark], compaction: Compaction) -> Holes {
+    let mut holes = Holes::default();
+    // The first change of a new store has revision 2.
+    let mut expected = match compaction.noted {
+        Some(revision) => revision.max(1) + 1,
+        None => return holes,
+    };
+    let above = taken.partition_point(|mark| mark.main() < expected);
+    for of_main in taken.get(above..).unwrap_or_default().chunk_by(|one, next| one.main() == next.main()) {
+        let Some(first) = of_main.first() else { continue };
+        if first.main() > expected {
+            holes.total += first.main() - expected;
+            if holes.ranges.len() < NAMED {
+                holes.ranges.push((expected, first.main() - 1));
+            }
+        }
+        let whole = (0..).zip(of_main).all(|(sub, mark)| mark.change().1 == sub);
+        holes.partial += u64::from(!whole);
+        expected = first.main() + 1;
+    }
+    holes
+}
