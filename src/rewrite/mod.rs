@@ -4,12 +4,14 @@
 //! what becomes of how many), [`seal`] (many values, side by side), [`turns`] (workers hand over in the order of keys),
 //! [`keep`] (which records a compaction would leave), [`buckets`] (everything but the records), [`mod@write`] (all of it, into a file
 //! beside the source), [`verify`] (reads the file back and holds every record against the source), [`run`] (plan, write, prove).
+//! A running store is changed in place instead: [`live`].
 //!
-//! It knows neither forms of output nor names of files; the source is only ever read.
+//! It knows neither forms of output nor names of files; a source that is a file is only ever read.
 
 pub mod buckets;
 pub mod decide;
 pub mod keep;
+pub mod live;
 pub mod run;
 pub mod seal;
 pub mod tally;

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use zeroize::Zeroizing;
+
 use crate::audit::rules::ChainRef;
 use crate::bbolt::write::{Packer, WriteError};
 use crate::etcd::revision::REVISION_BYTES;
@@ -135,6 +137,31 @@ impl Batch {
             unsealed.clear();
         }
     }
+}
+
+/// Makes one value by itself.
+///
+/// # Errors
+///
+/// [`MakeError`].
+pub fn seal_one(
+    target: &Target,
+    chain: Option<ChainRef>,
+    (at, key): (RevisionKey, &[u8]),
+    plaintext: &[u8],
+    randomness: &mut dyn RandomStream,
+) -> Result<Zeroizing<Vec<u8>>, MakeError> {
+    let revision = at.revision.main;
+    let failed = |source| MakeError::Seal { revision, source };
+    let sealer = Sealer::of(target, chain);
+    let bytes = sealer.bytes(plaintext.len()).map_err(failed)?;
+    // A buffer that moves must not leave plaintext behind.
+    let mut out = Zeroizing::new(Vec::with_capacity(bytes));
+    let unsealed = sealer.seal(key, plaintext, |bytes| randomness.fill(&at, bytes), &mut out).map_err(failed)?;
+    if let (Some((_, unsealed)), Sealer::Chain(_, chain)) = (unsealed, &sealer) {
+        chain.seal_all(&mut out, &[unsealed]);
+    }
+    if out.len() == bytes { Ok(out) } else { Err(MakeError::Length(revision)) }
 }
 
 /// What seals a value.
