@@ -7,7 +7,11 @@ pub mod bbolt;
 pub mod cli;
 pub mod config;
 pub mod etcd;
+#[cfg(any(feature = "kms", feature = "live"))]
+mod grpc;
 pub mod kube;
+#[cfg(feature = "live")]
+pub mod live;
 pub mod output;
 #[cfg(feature = "kms")]
 pub mod plugin;

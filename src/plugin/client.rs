@@ -10,8 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Response, Uri};
-use http_body_util::BodyExt;
+use http::{Response, Uri};
 use hyper_util::rt::TokioIo;
 use prost::Message;
 use tokio::net::UnixStream;
@@ -24,7 +23,8 @@ use tower::ServiceExt;
 use tower::util::MapResponse;
 
 use super::address::Address;
-use super::words::{rpc_error, system_error, tame, with_causes};
+use super::words::{rpc_error, system_error};
+use crate::grpc::{find, tame, with_causes, without_details};
 
 /// The most bytes of a response that are read, which is the limit of Go's gRPC.
 const MAX_RESPONSE_BYTES: usize = 4 << 20;
@@ -37,9 +37,6 @@ const MAX_PAUSE: Duration = Duration::from_millis(500);
 
 /// A deadline for timeouts that no clock can tell.
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// Where `google.rpc.Status` travels, which kube-apiserver does not look at.
-const DETAILS: &str = "grpc-status-details-bin";
 
 /// A channel whose responses have been made harmless.
 type Guarded = MapResponse<Channel, fn(Response<Body>) -> Response<Body>>;
@@ -208,27 +205,4 @@ fn too_late(last: Option<String>) -> CallError {
             CallError { code, words, unreached: true }
         }
     }
-}
-
-/// The error of a type among an error and its causes.
-fn find<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e E> {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        cause = error.source();
-    }
-    None
-}
-
-/// Removes the details of a status, which are of no use here and which tonic does not expect to be malformed.
-fn without_details(mut response: Response<Body>) -> Response<Body> {
-    response.headers_mut().remove(DETAILS);
-    response.map(|body| {
-        Body::new(body.map_frame(|mut frame| {
-            frame.trailers_mut().map(|trailers: &mut HeaderMap| trailers.remove(DETAILS));
-            frame
-        }))
-    })
 }

@@ -14,7 +14,8 @@ use tonic::Code;
 use super::address::{Address, EndpointError};
 use super::client::{CallError, Client};
 use super::messages::{StatusRequest, StatusResponse, V1_VERSION, V1BETA1, V2_STATUS, V2ALPHA1_STATUS, Version};
-use super::words::{aggregate, tame};
+use super::words::aggregate;
+use crate::grpc::tame;
 use crate::provider::spec::{KmsSpec, KmsVersion};
 
 /// The most bytes of a key id.

@@ -20,7 +20,7 @@ use super::client::Client;
 use super::greet::{self, Greeted, Package, Unwell};
 use super::messages::{EncryptResponse, EncryptV1, EncryptV2, V1_ENCRYPT, V2_ENCRYPT, V2ALPHA1_ENCRYPT};
 use super::round::{self, Answer, Budget, Called, Question};
-use super::words::tame;
+use crate::grpc::tame;
 use crate::provider::kms::{Annotations, FreshDeks, SealForm, Sealing, Wrapped};
 use crate::provider::secret::SecretKey;
 use crate::provider::spec::KmsVersion;

@@ -9,23 +9,28 @@ use std::path::Path;
 /// A layer, and what it may use. Everything may use itself.
 type Layer = (&'static str, &'static [&'static str]);
 
-const LAYERS: [Layer; 14] = [
+const LAYERS: [Layer; 16] = [
     ("output", &[]),
+    ("grpc", &[]),
+    ("live", &["grpc"]),
     ("bbolt", &[]),
     ("kine", &[]),
     ("provider", &[]),
     ("kube", &[]),
     ("etcd", &["bbolt"]),
     ("config", &["kube", "provider"]),
-    ("plugin", &["provider"]),
-    ("source", &["bbolt", "etcd", "kine"]),
+    ("plugin", &["grpc", "provider"]),
+    ("source", &["bbolt", "etcd", "kine", "live"]),
     ("distro", &["source", "etcd", "kine", "config", "provider"]),
     ("audit", &["source", "config", "plugin", "kube", "provider", "distro"]),
     // A value is judged in one place, whether it is to be told of or to be written anew; pages are written by `bbolt`.
-    ("rewrite", &["audit", "source", "config", "plugin", "kube", "provider", "distro", "etcd", "kine", "bbolt"]),
+    (
+        "rewrite",
+        &["audit", "source", "config", "plugin", "kube", "provider", "distro", "etcd", "kine", "live", "bbolt"],
+    ),
     ("recover", &["audit", "source", "config", "plugin", "kube", "provider", "distro", "etcd", "bbolt"]),
     // Of `config` and `source` a report renders what their checks found, and nothing else.
-    ("report", &["audit", "rewrite", "recover", "distro", "config", "source"]),
+    ("report", &["audit", "rewrite", "recover", "distro", "config", "source", "live"]),
 ];
 
 /// These may use everything.
