@@ -5,7 +5,7 @@
 //! keyspace page by page, in the order of keys), [`plan`] (what would become of how many, and what that takes),
 //! [`outcome`] (pure: what a key that was read again says of a write), [`settle`] (a batch of writes to its end), [`pace`] (how
 //! fast), [`witness`] (what was read and written, so that it can be held against what is read in the end), [`journal`] (the
-//! evidence), [`write`](mod@write) (all of it), [`prove`] (read once more), [`run`] (plan, write, prove, and what is left to do).
+//! evidence), [`write`](mod@write) (all of it), [`prove`] (read once more), [`run`] (write and prove until it holds). `server` asks a real etcd or kine.
 //!
 //! Nothing is ever written that was not compared: each put is bound to the revision at which the value was read, so whoever
 //! changes, deletes or makes a key anew in the meantime wins. No state is kept for a rerun; what is fresh is passed over.
@@ -19,9 +19,10 @@ pub mod pages;
 pub mod plan;
 pub mod prove;
 pub mod run;
+#[cfg(feature = "live")]
+pub mod server;
 pub mod settle;
 pub mod transform;
-pub mod upkeep;
 pub mod witness;
 pub mod write;
 

@@ -329,8 +329,7 @@ impl<K: Keyspace + ?Sized> Settling<'_, '_, K> {
                 Ok(now) => now,
                 Err(_) => {
                     add(&self.common.counts.unsettled, 1 + items.len());
-                    self.common.stop(fault);
-                    break;
+                    return self.give_up(&again, fault);
                 }
             };
             match tell(&item.change, item.before, now.as_ref()) {
@@ -338,12 +337,25 @@ impl<K: Keyspace + ?Sized> Settling<'_, '_, K> {
                     add(&self.common.counts.found_written, 1);
                     self.done(std::slice::from_ref(&item), revision);
                 }
-                Outcome::NotYet => again.push(item),
+                Outcome::NotYet if item.tries < MAX_TRIES => again.push(Item { tries: item.tries + 1, ..item }),
+                Outcome::NotYet => {
+                    add(&self.common.counts.left, 1);
+                    self.common.stop(fault.clone());
+                }
                 Outcome::Theirs | Outcome::Gone => self.anew(item, now),
             }
         }
         // The same bytes once more: whichever request comes first, the value is ours.
-        self.groups.push_front(again);
+        match self.common.patience.wait(self.waited, fault.clone()) {
+            Ok(waited) => {
+                self.waited = waited;
+                self.groups.push_front(again);
+            }
+            Err(_) if self.common.patience.interrupted.load(Ordering::Relaxed) => {
+                add(&self.common.counts.left, again.len());
+            }
+            Err(fault) => self.give_up(&again, fault),
+        }
     }
 
     /// What a key holds now.
