@@ -103,6 +103,8 @@ pub struct Audit {
     pub fault_count: u64,
     /// Somebody wrote to the file during every try.
     pub unsteady: bool,
+    /// What else whoever reads the report should know.
+    pub notes: Vec<String>,
 }
 
 /// What turns a row's numbers into words again.
@@ -206,6 +208,7 @@ pub fn audit(store: &mut Store, rules: Rules, options: &Options<'_>) -> Result<A
         faults: reading.faults.into_sorted(),
         fault_count,
         unsteady: reading.unsteady,
+        notes: reading.notes,
     })
 }
 
@@ -235,6 +238,7 @@ struct Reading {
     digests: Option<Digests>,
     faults: Faults,
     unsteady: bool,
+    notes: Vec<String>,
 }
 
 /// Reads the file once; anew where its roots were not all among the sampled keys.
@@ -269,6 +273,7 @@ fn read_once(store: &mut Store, common: &Common<'_>, roots: Option<Roots>) -> Re
         digests: pass.digests,
         faults: pass.faults,
         unsteady: pass.unsteady,
+        notes: pass.notes,
     };
     pass.visitors.into_iter().for_each(|worker| worker.finish(&mut reading));
     Ok(reading)
@@ -493,7 +498,7 @@ fn push_row(rows: &mut Option<RowSink<'_>>, record: &Record<'_>, class: u32, enc
 
 /// The revision that is looked at, if the store has it.
 fn revision(reading: &Reading, options: &Options<'_>) -> Result<i64, AuditError> {
-    let current = reading.index.meta().current_revision(reading.last.map(|(_, main)| main));
+    let current = reading.index.current_revision(reading.last.map(|(_, main)| main));
     let compacted = reading.index.meta().compacted();
     match (options.revision, compacted) {
         (Some(asked), _) if asked > current => Err(AuditError::Future { asked, current }),

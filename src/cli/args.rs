@@ -1,12 +1,14 @@
 //! Arguments that commands share.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
 use crate::audit::finding::Severity;
 use crate::report::paint::Paint;
+
+use super::Failure;
 
 /// Arguments of every command.
 #[derive(Debug, Args)]
@@ -34,15 +36,97 @@ impl GlobalArgs {
     }
 }
 
-/// The file to read.
+/// What to read: a file, or a running etcd.
 #[derive(Debug, Args)]
 pub struct SourceArgs {
     /// An etcd snapshot or database, plain or in gzip, zstd, zip or tar, told by content; `-` for standard input
     #[arg(value_name = "SOURCE")]
-    pub source: PathBuf,
+    pub source: Option<PathBuf>,
     /// Do not hash the file: faster, but nothing tells whether its bytes are those that were saved
     #[arg(long)]
     pub no_digest: bool,
+    #[cfg(feature = "live")]
+    #[command(flatten)]
+    pub live: super::live::LiveArgs,
+}
+
+/// What is to be read.
+pub enum Wanted<'a> {
+    /// A file, or standard input.
+    File(&'a Path),
+    /// What listens at these endpoints.
+    #[cfg(feature = "live")]
+    Live(Vec<String>),
+}
+
+impl SourceArgs {
+    /// A file, whatever the environment says.
+    pub fn file(path: PathBuf) -> Self {
+        Self {
+            source: Some(path),
+            no_digest: false,
+            #[cfg(feature = "live")]
+            live: super::live::LiveArgs::default(),
+        }
+    }
+
+    /// Gives back what stands in the source's place and cannot be one, because endpoints were spelled out; or because
+    /// there are endpoints in the environment and nothing else is left for what must follow.
+    pub fn give_back(&mut self, follows: &mut Vec<String>, must_follow: bool) {
+        let from_environment = must_follow && follows.is_empty() && !self.environment().is_empty();
+        if (self.has_endpoints() || from_environment)
+            && let Some(first) = self.source.take()
+        {
+            follows.insert(0, first.to_string_lossy().into_owned());
+        }
+    }
+
+    /// What is to be read.
+    pub fn wanted(&self) -> Result<Wanted<'_>, Failure> {
+        match &self.source {
+            Some(path) if self.has_endpoints() => {
+                let path = path.to_string_lossy();
+                let path = crate::report::text::harmless(&path);
+                Err(Failure::usage(format!("{path} and --endpoints are two sources, and one is read")))
+            }
+            Some(path) => Ok(Wanted::File(path)),
+            None => self.endpoints(),
+        }
+    }
+
+    #[cfg(feature = "live")]
+    fn endpoints(&self) -> Result<Wanted<'_>, Failure> {
+        match self.live.or_from_environment() {
+            none if none.is_empty() => Err(Failure::usage("there is no SOURCE")
+                .hint("give a file, or a running etcd with --endpoints; `--help` shows how")),
+            endpoints => Ok(Wanted::Live(endpoints)),
+        }
+    }
+
+    #[cfg(not(feature = "live"))]
+    fn endpoints(&self) -> Result<Wanted<'_>, Failure> {
+        Err(Failure::usage("there is no SOURCE").hint("give a file; `--help` shows how"))
+    }
+
+    #[cfg(feature = "live")]
+    pub fn has_endpoints(&self) -> bool {
+        self.live.is_given()
+    }
+
+    #[cfg(not(feature = "live"))]
+    pub fn has_endpoints(&self) -> bool {
+        false
+    }
+
+    #[cfg(feature = "live")]
+    fn environment(&self) -> Vec<String> {
+        self.live.or_from_environment()
+    }
+
+    #[cfg(not(feature = "live"))]
+    fn environment(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// The configurations to judge by.

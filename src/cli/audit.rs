@@ -61,6 +61,13 @@ pub struct Args {
     revision: Option<i64>,
 }
 
+impl Args {
+    /// With endpoints the first word is no source.
+    pub fn settle(&mut self) {
+        self.judge.source.give_back(&mut self.selection, false);
+    }
+}
+
 const EXAMPLES: &str = "\
 Examples:
   atrest audit snapshot.db -c encryption-config.yaml
@@ -159,11 +166,9 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
 
 /// Begins the script of remedies, so that a name that cannot be had is told before the work.
 fn begin(args: &Args, path: &Path) -> Result<Output, Failure> {
-    let source = match args.judge.source.source.as_path() {
-        source if source == Path::new("-") => Path::new("/dev/stdin"),
-        source => source,
-    };
-    let inputs = args.judge.config.config.iter().map(PathBuf::as_path).chain([source]);
+    let source = args.judge.source.source.as_deref();
+    let source = source.map(|source| if source == Path::new("-") { Path::new("/dev/stdin") } else { source });
+    let inputs = args.judge.config.config.iter().map(PathBuf::as_path).chain(source);
     let output = Output::create(path, args.force, &inputs.collect::<Vec<_>>());
     output.map_err(|error| Failure::from(error).about(&path.to_string_lossy()))
 }

@@ -319,7 +319,7 @@ fn prove(name: &str, bytes: &[u8], changed: &Changed, gate: &GateArgs, global: &
         );
     };
     let before = config::load(bytes).map_err(|error| Failure::input(error.to_string()).about(name))?;
-    let source = SourceArgs { source: source.clone(), no_digest: false };
+    let source = SourceArgs::file(source.clone());
     losses::refuse((name, before), &changed.configuration, (&source, &gate.etcd_prefix), &gate.including, global)
 }
 

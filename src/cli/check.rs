@@ -7,6 +7,8 @@ use crate::source::check::{HashKvAt, check};
 use crate::source::snapshot::PassOptions;
 
 use super::Failure;
+#[cfg(feature = "live")]
+use super::args::Wanted;
 use super::args::{GlobalArgs, SourceArgs, paint};
 use super::exit::Exit;
 use super::output::print;
@@ -16,7 +18,8 @@ use super::source::open;
 /// Is the file whole? Digest, pages, schema, and hashes as etcdutl prints them
 ///
 /// Checks the appended digest, every page and pair, and that every record is one; and prints hash, revision, total keys,
-/// total size and version exactly as `etcdutl snapshot status` (3.6 and later) does for the same file.
+/// total size and version exactly as `etcdutl snapshot status` (3.6 and later) does for the same file. With --endpoints the
+/// members of a running cluster are set side by side: revision, hash, alarms, sizes, leader.
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
 pub struct Args {
@@ -53,7 +56,8 @@ Kinds of fault:
 
 Examples:
   atrest check snapshot.db
-  atrest check snapshot.db -o json --hashkv --revision 1234";
+  atrest check snapshot.db -o json --hashkv --revision 1234
+  atrest check --endpoints https://127.0.0.1:2379 --cacert ca.crt --cert client.crt --key client.key";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
@@ -65,6 +69,10 @@ enum Output {
 
 /// Runs the command.
 pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
+    #[cfg(feature = "live")]
+    if let Wanted::Live(endpoints) = args.source.wanted()? {
+        return run_live(args, &endpoints);
+    }
     let mut opened = open(&args.source, global)?;
     let facts = opened.facts.clone();
     let snapshot = opened.file()?;
@@ -86,5 +94,20 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     print(exit, |out| match args.output {
         Output::Json => report::check::json(out, &report, &facts),
         Output::Table => report::check::text(out, &report, &facts, paint()),
+    })
+}
+
+/// The members of a running cluster side by side.
+#[cfg(feature = "live")]
+fn run_live(args: &Args, endpoints: &[String]) -> Result<Exit, Failure> {
+    if args.revision.is_some() {
+        return Err(Failure::usage("--revision goes with a file; members are compared at their newest revision"));
+    }
+    let live = args.source.live.connect(endpoints)?;
+    let report = crate::source::members::members(&live);
+    let exit = if report.is_well() { Exit::Done } else { Exit::Findings };
+    print(exit, |out| match args.output {
+        Output::Json => report::members::json(out, &report),
+        Output::Table => report::members::text(out, &report, paint()),
     })
 }

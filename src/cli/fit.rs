@@ -28,7 +28,7 @@ pub struct Args {
     #[command(flatten)]
     source: SourceArgs,
     /// The configurations to try
-    #[arg(value_name = "CONFIG", required = true)]
+    #[arg(value_name = "CONFIG")]
     config: Vec<PathBuf>,
     /// The form of the answer
     #[arg(long, short, value_enum, default_value_t = Output::Table)]
@@ -36,6 +36,17 @@ pub struct Args {
     /// Where the API server keeps its objects, as in its own --etcd-prefix; found by itself where it is not given
     #[arg(long, value_name = "PREFIX")]
     etcd_prefix: Vec<String>,
+}
+
+impl Args {
+    /// With endpoints the first word is no source.
+    pub fn settle(&mut self) {
+        let mut config: Vec<_> = Vec::new();
+        if self.config.is_empty() || self.source.has_endpoints() {
+            self.source.give_back(&mut config, true);
+        }
+        self.config.splice(0..0, config.into_iter().map(PathBuf::from));
+    }
 }
 
 const EXAMPLES: &str = "\
@@ -54,6 +65,10 @@ enum Output {
 
 /// Runs the command.
 pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
+    if args.config.is_empty() {
+        return Err(Failure::usage("no CONFIG is named")
+            .hint("name some: `atrest fit snapshot.db /backup/*/encryption-config.yaml`"));
+    }
     if args.config.len() > MAX_CONFIGURATIONS {
         let message = format!("{} configurations are more than can be compared at once", args.config.len());
         return Err(Failure::usage(message).hint(format!("give {MAX_CONFIGURATIONS} at most")));

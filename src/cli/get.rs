@@ -37,7 +37,7 @@ pub struct Args {
     #[command(flatten)]
     judge: JudgeArgs,
     /// RESOURCE[,RESOURCE] [NAME...] or RESOURCE/NAME..., named as for kubectl
-    #[arg(value_name = "RESOURCE", required = true)]
+    #[arg(value_name = "RESOURCE")]
     selection: Vec<String>,
     /// The namespace
     #[arg(long, short, default_value = "default", conflicts_with = "all_namespaces")]
@@ -74,6 +74,13 @@ pub struct Args {
     decode: bool,
 }
 
+impl Args {
+    /// With endpoints the first word is no source.
+    pub fn settle(&mut self) {
+        self.judge.source.give_back(&mut self.selection, true);
+    }
+}
+
 const EXAMPLES: &str = "\
 Exit codes: 0 found; 1 nothing was found, or not everything could be opened or read; 2 wrong usage; 3 the input cannot be
 read.
@@ -103,6 +110,9 @@ enum Output {
 
 /// Runs the command.
 pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
+    if args.selection.is_empty() {
+        return Err(Failure::usage("no RESOURCE is named").hint("name one, as in `atrest get snapshot.db secrets -A`"));
+    }
     let selection = Selection::parse(&args.selection).map_err(|error| Failure::usage(error.to_string()))?;
     let mut labels = Labels::default();
     for selector in &args.selector {

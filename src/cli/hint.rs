@@ -90,6 +90,8 @@ impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
         let failure = Self::input(error.to_string());
         match error {
+            #[cfg(feature = "live")]
+            ReadError::Live(error) => error.into(),
             ReadError::Open(OpenError::NoMeta { .. }) => failure.hint(
                 "is it an etcd snapshot? `etcdctl snapshot save` makes one, and K3s keeps them in server/db/snapshots",
             ),

@@ -17,6 +17,8 @@ mod judge;
 mod keys;
 #[cfg(feature = "kms")]
 mod kms;
+#[cfg(feature = "live")]
+mod live;
 mod losses;
 mod man;
 #[cfg(feature = "kms")]
@@ -88,11 +90,17 @@ pub fn main() -> ExitCode {
         Ok(matches) => matches,
         Err(error) => return usage(&error),
     };
-    let cli = match Cli::from_arg_matches(&matches) {
+    let mut cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
     cli.global.start_tracing();
+    match &mut cli.command {
+        Command::Audit(args) => args.settle(),
+        Command::Fit(args) => args.settle(),
+        Command::Get(args) => args.settle(),
+        _ => {}
+    }
     let outcome = match &cli.command {
         Command::Audit(args) => audit::run(args, &cli.global),
         Command::Keys(args) => keys::run(args, &cli.global),

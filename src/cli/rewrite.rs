@@ -159,7 +159,7 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     let selection = Selection::parse(&args.selection).map_err(|error| Failure::usage(error.to_string()))?;
     let current = rules(&args.config)?;
     let mut target = target(args)?;
-    let source = SourceArgs { source: args.source.clone(), no_digest: false };
+    let source = SourceArgs::file(args.source.clone());
     let mut opened = open(&source, global)?;
     let needed = opened.file()?.pages().used_bytes();
     let interrupted = catch_signals()?;

@@ -4,10 +4,12 @@ use std::path::Path;
 
 use crate::report::json::SourceFacts;
 use crate::source::container::{self, Content, Input};
+#[cfg(feature = "live")]
+use crate::source::live::LiveStore;
 use crate::source::{Snapshot, Store};
 
 use super::Failure;
-use super::args::{GlobalArgs, SourceArgs};
+use super::args::{GlobalArgs, SourceArgs, Wanted};
 use super::progress::Progress;
 
 /// An open store and what is known of it.
@@ -28,11 +30,35 @@ impl OpenSource {
     }
 }
 
-/// Opens the file, unpacks what it is packed in, and finds its pages.
+/// Opens what is to be read.
 pub fn open(args: &SourceArgs, global: &GlobalArgs) -> Result<OpenSource, Failure> {
-    let name = args.source.to_string_lossy();
-    let is_stdin = args.source.as_os_str() == "-";
-    let input = if is_stdin { Input::Stdin } else { Input::Path(&args.source) };
+    match args.wanted()? {
+        Wanted::File(path) => open_file(path, global),
+        #[cfg(feature = "live")]
+        Wanted::Live(endpoints) => open_live(args.live.connect(&endpoints)?, &endpoints),
+    }
+}
+
+/// A running etcd as a source.
+#[cfg(feature = "live")]
+fn open_live(live: crate::live::Live, endpoints: &[String]) -> Result<OpenSource, Failure> {
+    let bytes = u64::try_from(live.greeting().status.db_size()).unwrap_or(0);
+    let facts = SourceFacts {
+        path: endpoints.join(","),
+        kind: "live",
+        container: None,
+        entry: None,
+        bytes,
+        given_sha256: None,
+    };
+    Ok(OpenSource { store: Store::Live(LiveStore::new(live)), facts, log_beside: false })
+}
+
+/// Opens the file, unpacks what it is packed in, and finds its pages.
+fn open_file(path: &Path, global: &GlobalArgs) -> Result<OpenSource, Failure> {
+    let name = path.to_string_lossy();
+    let is_stdin = path.as_os_str() == "-";
+    let input = if is_stdin { Input::Stdin } else { Input::Path(path) };
     let progress = Progress::bytes(global, "unpacking", 0);
     let options = container::Options { progress: &|bytes| progress.add(bytes), ..container::Options::default() };
     let unpacked = container::open(input, &options).map_err(Failure::from)?;
@@ -46,8 +72,7 @@ pub fn open(args: &SourceArgs, global: &GlobalArgs) -> Result<OpenSource, Failur
     let snapshot = Snapshot::open(unpacked.file);
     let snapshot =
         snapshot.map_err(|error| Failure::from(crate::source::snapshot::ReadError::from(error)).about(&name))?;
-    let log_beside =
-        unpacked.log_beside || (!is_stdin && container.is_none() && lies_in_a_data_directory(&args.source));
+    let log_beside = unpacked.log_beside || (!is_stdin && container.is_none() && lies_in_a_data_directory(path));
     let facts = SourceFacts {
         path: name.into_owned(),
         kind: if snapshot.has_trailer() || snapshot.lost_its_trailer() { "snapshot" } else { "database" },

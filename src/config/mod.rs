@@ -48,6 +48,15 @@ use decode::{Decoded, Era, TypeMeta};
 use tree::{Node, Place, Text};
 use validate::Broken;
 
+/// Nanoseconds of a duration as Go writes it, `1m30s`; or why it is none.
+///
+/// # Errors
+///
+/// A sentence that quotes nothing.
+pub fn duration(text: &str) -> Result<i64, &'static str> {
+    goduration::parse(text)
+}
+
 /// A configuration that can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Configuration {

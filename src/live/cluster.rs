@@ -81,6 +81,8 @@ impl fmt::Display for Unanswered {
 
 /// The members that were named.
 pub struct Cluster {
+    settings: Settings,
+    tls: Option<Tls>,
     members: Vec<SharedMember>,
     /// The one that is asked first.
     current: AtomicUsize,
@@ -93,20 +95,22 @@ impl Cluster {
     ///
     /// [`TlsError`].
     pub fn new(settings: &Settings) -> Result<Self, TlsError> {
-        let wants = |endpoint: &Endpoint| match endpoint.security {
-            Security::Plain => false,
-            Security::Tls => true,
-            Security::AsGiven => settings.tls.is_given(),
-        };
-        let any = settings.endpoints.iter().any(wants);
+        let any = settings.endpoints.iter().any(|endpoint| is_encrypted(settings, endpoint));
         let tls = any.then(|| Tls::load(&settings.tls)).transpose()?;
-        let member = |endpoint: &Endpoint| {
-            let tls = tls.clone().filter(|_| wants(endpoint));
-            let dialer = Dialer { endpoint: endpoint.clone(), tls, timeout: settings.dial_timeout };
-            Arc::new(Member::new(dialer, settings.user.clone(), settings.command_timeout))
-        };
-        let members = settings.endpoints.iter().map(member).collect();
-        Ok(Self { members, current: AtomicUsize::new(0) })
+        let mut cluster = Self { settings: settings.clone(), tls, members: Vec::new(), current: AtomicUsize::new(0) };
+        cluster.members = settings.endpoints.iter().filter_map(|endpoint| cluster.member(endpoint)).collect();
+        Ok(cluster)
+    }
+
+    /// Another member of the same cluster, to be connected to in the same way; none if it wants TLS where the others do not.
+    pub fn member(&self, endpoint: &Endpoint) -> Option<SharedMember> {
+        let encrypted = is_encrypted(&self.settings, endpoint);
+        if encrypted && self.tls.is_none() {
+            return None;
+        }
+        let tls = self.tls.clone().filter(|_| encrypted);
+        let dialer = Dialer { endpoint: endpoint.clone(), tls, timeout: self.settings.dial_timeout };
+        Some(Arc::new(Member::new(dialer, self.settings.user.clone(), self.settings.command_timeout)))
     }
 
     /// All of them, in the order in which they were named.
@@ -169,6 +173,14 @@ impl Cluster {
     pub async fn greet(&self) -> Result<Greeting, Unanswered> {
         let status = self.ask(async |member| member.status().await).await?;
         Ok(Greeting { kind: kind(&status), version: status.version().to_owned(), status })
+    }
+}
+
+fn is_encrypted(settings: &Settings, endpoint: &Endpoint) -> bool {
+    match endpoint.security {
+        Security::Plain => false,
+        Security::Tls => true,
+        Security::AsGiven => settings.tls.is_given(),
     }
 }
 

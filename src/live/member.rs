@@ -26,6 +26,9 @@ pub const MAX_ANSWER_BYTES: usize = 24 << 20;
 /// The most bytes of an answer that holds one value. etcd's own limit for a value is 1.5 MiB unless it was raised.
 pub const MAX_SINGLE_ANSWER_BYTES: usize = 256 << 20;
 
+/// How long a call may take at least that has a member read or write its whole database.
+const LONG: Duration = Duration::from_secs(60);
+
 /// Bytes that may be under way on a connection before the server waits.
 const WINDOW_BYTES: u32 = 16 << 20;
 
@@ -107,10 +110,10 @@ impl Member {
     /// # Errors
     ///
     /// [`LiveError`].
-    pub async fn compact(&self, revision: i64, deadline: Duration) -> Result<(), LiveError> {
+    pub async fn compact(&self, revision: i64) -> Result<(), LiveError> {
         let mut kv = self.kv().await?;
         let options = CompactionOptions::new().with_physical();
-        self.within(deadline, kv.compact(revision, Some(options))).await.map(drop)
+        self.within(self.deadline.max(LONG), kv.compact(revision, Some(options))).await.map(drop)
     }
 
     /// Writes the member's database anew, without what is free in it. The member serves nobody meanwhile.
@@ -118,9 +121,9 @@ impl Member {
     /// # Errors
     ///
     /// [`LiveError`].
-    pub async fn defragment(&self, deadline: Duration) -> Result<(), LiveError> {
+    pub async fn defragment(&self) -> Result<(), LiveError> {
         let mut maintenance = self.client().await?.maintenance_client();
-        self.within(deadline, maintenance.defragment()).await.map(drop)
+        self.within(self.deadline.max(LONG), maintenance.defragment()).await.map(drop)
     }
 
     /// What the member says of itself.
@@ -140,7 +143,7 @@ impl Member {
     /// [`LiveError`].
     pub async fn hash_kv(&self, revision: i64) -> Result<HashKvResponse, LiveError> {
         let mut maintenance = self.client().await?.maintenance_client();
-        self.within(self.deadline, maintenance.hash_kv(revision)).await
+        self.within(self.deadline.max(LONG), maintenance.hash_kv(revision)).await
     }
 
     /// The alarms that stand, of all members.
@@ -256,18 +259,14 @@ impl Member {
             return Trouble::of(&status);
         }
         let cause = std::error::Error::source(&status);
-        if let Some(fault) = cause.and_then(find::<DialFault>) {
-            // What a handshake that breaks off means shows only when something else is tried.
-            let tells_enough = !matches!(fault, DialFault::NotTls | DialFault::Silent(_));
-            return Trouble::Dial(if tells_enough {
-                fault.clone()
-            } else {
-                self.dialer.look().await.unwrap_or(fault.clone())
-            });
-        }
-        match self.dialer.look().await {
-            Some(fault) => Trouble::Dial(fault),
-            None => Trouble::Broken(cause.map_or_else(|| tame(status.message()), with_causes)),
+        let fault = cause.and_then(find::<DialFault>).cloned();
+        let words = cause.map_or_else(|| tame(status.message()), with_causes);
+        // What a handshake that breaks off means shows only when something else is tried.
+        let tells_enough = |fault: &DialFault| !matches!(fault, DialFault::NotTls | DialFault::Silent(_));
+        match fault {
+            Some(fault) if tells_enough(&fault) => Trouble::Dial(fault),
+            Some(fault) => Trouble::Dial(self.dialer.look().await.unwrap_or(fault)),
+            None => self.dialer.look().await.map_or(Trouble::Broken(words), Trouble::Dial),
         }
     }
 }

@@ -245,7 +245,7 @@ fn plainly_selected(selection: &Selection) -> Option<Selected> {
 
 fn check_revision(asked: Option<i64>, index: &Index, last: Option<i64>) -> Result<(), AuditError> {
     let Some(asked) = asked else { return Ok(()) };
-    let current = index.meta().current_revision(last);
+    let current = index.current_revision(last);
     match index.meta().compacted() {
         _ if asked > current => Err(AuditError::Future { asked, current }),
         Some(oldest) if asked < oldest => Err(AuditError::Compacted { asked, oldest }),

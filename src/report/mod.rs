@@ -11,6 +11,8 @@ pub mod fit;
 pub mod json;
 pub mod jsonl;
 pub mod keys;
+#[cfg(feature = "live")]
+pub mod members;
 pub mod object;
 pub mod objects;
 pub mod objects_table;

@@ -8,6 +8,10 @@ pub mod container;
 pub mod digest;
 pub mod feed;
 mod leafpage;
+#[cfg(feature = "live")]
+pub mod live;
+#[cfg(feature = "live")]
+pub mod members;
 pub mod ordered;
 mod pace;
 pub mod residue;

@@ -53,6 +53,10 @@ pub enum ReadError {
     /// Its tree was another one whenever it was looked at.
     #[error("is changed by somebody while it is read; take a snapshot, or copy it while etcd stands still")]
     Changing,
+    /// No server answers, or none that may be asked.
+    #[cfg(feature = "live")]
+    #[error(transparent)]
+    Live(#[from] crate::live::Unanswered),
     /// It is a database, but not etcd's, or the bucket is lost.
     #[error("has no bucket `key`, in which etcd keeps its records{}", first_fault(.0))]
     NoKeyBucket(Vec<Fault>),

@@ -4,6 +4,8 @@
 //! not know which form it is.
 
 use super::digest::Digests;
+#[cfg(feature = "live")]
+use super::live::{LiveIndex, LivePass, LiveStore};
 use super::residue;
 use super::scan::Visitor;
 use super::snapshot::{Outline, Pass, PassOptions, ReadError, Snapshot};
@@ -14,6 +16,9 @@ use super::{Faults, KeyValue, PageFile, Place, Revision, StoreMeta};
 pub enum Store {
     /// A snapshot, or a bare database.
     File(Snapshot),
+    /// A running etcd, or kine.
+    #[cfg(feature = "live")]
+    Live(LiveStore),
 }
 
 /// What a pass learned of where records stand.
@@ -21,6 +26,9 @@ pub enum Store {
 pub enum Index {
     /// The leaves of the tree.
     File(Outline),
+    /// The pages of answers.
+    #[cfg(feature = "live")]
+    Live(LiveIndex),
 }
 
 /// What a pass over a store gave.
@@ -36,6 +44,8 @@ pub struct StorePass<V> {
     pub faults: Faults,
     /// Somebody wrote to it during every try: what was read may be of several moments.
     pub unsteady: bool,
+    /// What else whoever reads the report should know.
+    pub notes: Vec<String>,
 }
 
 impl Store {
@@ -56,7 +66,14 @@ impl Store {
                 let prepare = |pages: &PageFile, outline: &Outline| prepare(Reader::File { pages, outline });
                 let Pass { outline, visitors, digests, faults, unsteady, .. } =
                     snapshot.pass(options, prepare, visitor)?;
-                Ok(StorePass { index: Index::File(outline), visitors, digests, faults, unsteady })
+                Ok(StorePass { index: Index::File(outline), visitors, digests, faults, unsteady, notes: Vec::new() })
+            }
+            #[cfg(feature = "live")]
+            Self::Live(store) => {
+                let LivePass { mut index, visitors } = store.pass(options, prepare, visitor)?;
+                let notes = std::mem::take(&mut index.notes);
+                let (digests, faults) = (None, Faults::new());
+                Ok(StorePass { index: Index::Live(index), visitors, digests, faults, unsteady: false, notes })
             }
         }
     }
@@ -65,6 +82,11 @@ impl Store {
     pub fn reader<'r>(&'r self, index: &'r Index) -> Reader<'r> {
         match (self, index) {
             (Self::File(snapshot), Index::File(outline)) => Reader::File { pages: snapshot.pages(), outline },
+            #[cfg(feature = "live")]
+            (Self::Live(store), Index::Live(index)) => Reader::Live { store, index },
+            // Whoever reads again asks the store that was passed over.
+            #[cfg(feature = "live")]
+            _ => Reader::Nothing,
         }
     }
 
@@ -72,6 +94,8 @@ impl Store {
     pub fn bytes(&self) -> u64 {
         match self {
             Self::File(snapshot) => snapshot.pages().file_bytes(),
+            #[cfg(feature = "live")]
+            Self::Live(store) => store.bytes(),
         }
     }
 
@@ -79,6 +103,26 @@ impl Store {
     pub fn lost_its_trailer(&self) -> bool {
         match self {
             Self::File(snapshot) => snapshot.lost_its_trailer(),
+            #[cfg(feature = "live")]
+            Self::Live(_) => false,
+        }
+    }
+
+    /// Reads from now on what the store was at a revision, where it can be asked for nothing else.
+    pub fn look_at(&mut self, revision: Option<i64>) {
+        match self {
+            Self::File(_) => {}
+            #[cfg(feature = "live")]
+            Self::Live(store) => store.at(revision),
+        }
+    }
+
+    /// Whether records that a pass has seen could not be read again.
+    pub fn has_lost(&self) -> bool {
+        match self {
+            Self::File(_) => false,
+            #[cfg(feature = "live")]
+            Self::Live(store) => store.has_lost(),
         }
     }
 
@@ -86,6 +130,8 @@ impl Store {
     pub fn as_file(&mut self) -> Option<&mut Snapshot> {
         match self {
             Self::File(snapshot) => Some(snapshot),
+            #[cfg(feature = "live")]
+            Self::Live(_) => None,
         }
     }
 }
@@ -95,6 +141,8 @@ impl Index {
     pub fn meta(&self) -> &StoreMeta {
         match self {
             Self::File(outline) => &outline.meta,
+            #[cfg(feature = "live")]
+            Self::Live(index) => &index.meta,
         }
     }
 
@@ -102,6 +150,17 @@ impl Index {
     pub fn into_meta(self) -> StoreMeta {
         match self {
             Self::File(outline) => outline.meta,
+            #[cfg(feature = "live")]
+            Self::Live(index) => index.meta,
+        }
+    }
+
+    /// The store's revision; `last` is the one of its last record.
+    pub fn current_revision(&self, last: Option<i64>) -> i64 {
+        match self {
+            Self::File(outline) => outline.meta.current_revision(last),
+            #[cfg(feature = "live")]
+            Self::Live(index) => index.revision,
         }
     }
 }
@@ -116,6 +175,17 @@ pub enum Reader<'r> {
         /// Where the leaves are.
         outline: &'r Outline,
     },
+    /// Those of a running server.
+    #[cfg(feature = "live")]
+    Live {
+        /// The server.
+        store: &'r LiveStore,
+        /// The pages of answers.
+        index: &'r LiveIndex,
+    },
+    /// Nothing.
+    #[cfg(feature = "live")]
+    Nothing,
 }
 
 impl Reader<'_> {
@@ -123,6 +193,10 @@ impl Reader<'_> {
     pub fn sample(self, leaves: usize, visit: impl FnMut(&[u8])) {
         match self {
             Self::File { pages, outline } => outline.sample(pages, leaves, visit),
+            #[cfg(feature = "live")]
+            Self::Live { store, index } => store.sample(index, visit),
+            #[cfg(feature = "live")]
+            Self::Nothing => {}
         }
     }
 
@@ -130,6 +204,10 @@ impl Reader<'_> {
     pub fn records_at(self, places: &[Place], visit: impl FnMut(Place, KeyValue<'_>)) {
         match self {
             Self::File { pages, outline } => outline.records_at(pages, places, visit),
+            #[cfg(feature = "live")]
+            Self::Live { store, index } => store.records_at(index, places, visit),
+            #[cfg(feature = "live")]
+            Self::Nothing => {}
         }
     }
 
@@ -138,6 +216,8 @@ impl Reader<'_> {
     pub fn find(self, revisions: &[Revision], visit: impl FnMut(usize, &[u8])) {
         match self {
             Self::File { pages, outline } => outline.find(pages, revisions, visit),
+            #[cfg(feature = "live")]
+            Self::Live { .. } | Self::Nothing => {}
         }
     }
 
@@ -146,6 +226,8 @@ impl Reader<'_> {
     pub fn stray_at<T>(self, at: u64, visit: impl FnOnce(KeyValue<'_>) -> T) -> Option<T> {
         match self {
             Self::File { pages, .. } => residue::record_at(pages, at, visit),
+            #[cfg(feature = "live")]
+            Self::Live { .. } | Self::Nothing => None,
         }
     }
 }

@@ -120,7 +120,7 @@ impl Audited {
     }
 
     fn new(audit: Audit) -> Self {
-        let Audit { summary, context, rows, meta, revision, digests, faults, fault_count, unsteady } = audit;
+        let Audit { summary, context, rows, meta, revision, digests, faults, fault_count, unsteady, notes: _ } = audit;
         let mut lines = Vec::new();
         let mut merge = rows.unwrap();
         let parts = std::iter::from_fn(|| merge.next_part().unwrap()).map(|part| part.read().unwrap());
