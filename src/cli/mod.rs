@@ -27,6 +27,8 @@ mod next;
 mod output;
 mod progress;
 mod rewrite;
+#[cfg(feature = "live")]
+mod rewrite_live;
 mod source;
 mod version;
 

@@ -11,6 +11,7 @@ pub mod fit;
 pub mod json;
 pub mod jsonl;
 pub mod keys;
+pub mod live_rewrite;
 #[cfg(feature = "live")]
 pub mod members;
 pub mod object;

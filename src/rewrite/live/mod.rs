@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`keyspace`] (all that is asked of a server, as a trait, so that a scripted one can stand in for it),
 //! [`transform`] (one entry, pure: what becomes of it), [`ordered`] (workers side by side, results in order), [`pages`] (the
-//! keyspace page by page, in the order of keys), [`plan`] (what would become of how many, and what that takes),
+//! keyspace page by page, in the order of keys), [`plan`] (what would become of how many, and what that takes), [`preflight`] (pure: whether it may begin),
 //! [`outcome`] (pure: what a key that was read again says of a write), [`settle`] (a batch of writes to its end), [`pace`] (how
 //! fast), [`witness`] (what was read and written, so that it can be held against what is read in the end), [`journal`] (the
 //! evidence), [`write`](mod@write) (all of it), [`prove`] (read once more), [`run`] (write and prove until it holds). `server` asks a real etcd or kine.
@@ -17,6 +17,7 @@ pub mod outcome;
 pub mod pace;
 pub mod pages;
 pub mod plan;
+pub mod preflight;
 pub mod prove;
 pub mod run;
 #[cfg(feature = "live")]
@@ -28,3 +29,5 @@ pub mod write;
 
 #[cfg(test)]
 mod scripted;
+#[cfg(test)]
+mod tests;

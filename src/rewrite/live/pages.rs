@@ -113,7 +113,9 @@ mod tests {
     fn every_key_comes_once_in_order_with_the_revision_it_was_looked_for_at() {
         let server = Scripted::new();
         let keys: Vec<_> = (0..1234).map(|number| format!("/k/{number:05}").into_bytes()).collect();
-        keys.iter().for_each(|key| server.put(key, &vec![b'v'; 700], 0));
+        for key in &keys {
+            server.put(key, &[b'v'; 700], 0);
+        }
         assert_eq!(all(&server), (keys.clone(), Pins(vec![(vec![0], 1235)])));
         // The pin goes in the middle, an answer is too large, and one does not come.
         server.fail_pages([(2, FaultKind::Compacted), (4, FaultKind::AnswerTooLarge), (5, FaultKind::Unknown)]);
@@ -126,7 +128,9 @@ mod tests {
     #[test]
     fn large_values_come_a_few_at_a_time() {
         let server = Scripted::new();
-        (0..40).for_each(|number: u8| server.put(&[b'/', number], &vec![b'v'; 400 << 10], 0));
+        for number in 0..40 {
+            server.put(&[b'/', number], &vec![b'v'; 400 << 10], 0);
+        }
         all(&server);
         let most = server.page_limits().into_iter().skip(1).max().unwrap();
         assert!(most <= 4, "{most}");

@@ -45,7 +45,7 @@ pub struct Plan {
     /// At which revisions it was read.
     pub pins: Pins,
     /// A key looks like an object's below a root that is not known.
-    unlisted: bool,
+    pub(super) unlisted: bool,
 }
 
 /// A judged page, and what its worker has met so far.

@@ -123,6 +123,12 @@ impl Scripted {
         self.state.lock().unwrap().swaps.clone()
     }
 
+    /// Puts other bytes in the place of a value, as a broken disk does.
+    pub fn damage(&self, key: &[u8], value: &[u8]) {
+        let mut state = self.state.lock().unwrap();
+        state.entries.get_mut(key).unwrap().value = value.to_vec().into();
+    }
+
     pub fn entry(&self, key: &[u8]) -> Option<Entry> {
         self.state.lock().unwrap().entries.get(key).cloned()
     }

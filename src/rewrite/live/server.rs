@@ -1,13 +1,12 @@
 //! A real etcd, or kine, as a keyspace; and what else is asked of its members before and after a rewrite.
 
-use std::time::Duration;
-
 use etcd_client::{Compare, CompareOp, GetOptions, GetResponse, KeyValue, PutOptions, Txn, TxnOp};
 
 use crate::live::client as etcd_client;
 use crate::live::{Kind, Live, LiveError, Member as Connected, Trouble, Unanswered};
 
 use super::keyspace::{Change, Entry, Fault, FaultKind, Keyspace, Page};
+use super::preflight::Member;
 
 /// etcd's own limit, unless its --max-txn-ops says otherwise.
 const MAX_TXN_OPS: usize = 128;
@@ -19,35 +18,9 @@ const MAX_KINE_OPS: usize = 1;
 const KINE_FIRST: &[u8] = b"/";
 const KINE_END: &[u8] = b"0";
 
-/// How long compaction and defragmentation may take; a member that defragments answers nobody meanwhile.
-const UPKEEP: Duration = Duration::from_secs(600);
-
 /// A store behind a connection.
 pub struct Server<'s> {
     live: &'s Live,
-}
-
-/// What a member says of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// The endpoint as it was given.
-    pub endpoint: String,
-    /// Its number in the cluster.
-    pub id: u64,
-    /// Its release.
-    pub version: String,
-    /// Bytes of its database file.
-    pub db_size: u64,
-    /// ... of which are in use; servers before 3.4 do not say.
-    pub in_use: u64,
-    /// The most it may have; servers before 3.6 do not say.
-    pub quota: Option<u64>,
-    /// Whether it leads.
-    pub leads: bool,
-    /// Committed and not yet applied requests.
-    pub backlog: u64,
-    /// What stands as an alarm, in the server's words.
-    pub alarms: Vec<String>,
 }
 
 impl<'s> Server<'s> {
@@ -96,7 +69,7 @@ impl<'s> Server<'s> {
     /// [`Fault`].
     pub fn compact(&self) -> Result<i64, Fault> {
         let revision = self.page(&[0], 0, 1)?.revision;
-        let compacted = self.live.run(self.live.cluster().ask(async |member| member.compact(revision, UPKEEP).await));
+        let compacted = self.live.run(self.live.cluster().ask(async |member| member.compact(revision).await));
         match compacted {
             Ok(()) => Ok(revision),
             Err(error) => match fault(&error) {
@@ -117,7 +90,7 @@ impl<'s> Server<'s> {
         let Some(member) = members.iter().find(|member| member.endpoint().to_string() == endpoint) else {
             return Err(Fault::new(FaultKind::Other, format!("{endpoint}: it is none of the endpoints")));
         };
-        self.live.run(member.defragment(UPKEEP)).map_err(|error| told(&error))
+        self.live.run(member.defragment()).map_err(|error| told(&error))
     }
 
     fn transaction(&self, changes: &[Change]) -> Txn {

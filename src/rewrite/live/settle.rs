@@ -265,7 +265,14 @@ impl<K: Keyspace + ?Sized> Settling<'_, '_, K> {
             Ok([item]) => {
                 add(&self.common.counts.conflicts, 1);
                 match self.read(&item) {
-                    Ok(now) => self.anew(item, now),
+                    // An earlier request with these bytes, given up for lost, came through after all.
+                    Ok(now) => match tell(&item.change, item.before, now.as_ref()) {
+                        Outcome::Ours(revision) => {
+                            add(&self.common.counts.found_written, 1);
+                            self.done(std::slice::from_ref(&item), revision);
+                        }
+                        Outcome::NotYet | Outcome::Theirs | Outcome::Gone => self.anew(item, now),
+                    },
                     Err(fault) => {
                         add(&self.common.counts.left, 1);
                         self.common.stop(fault);
