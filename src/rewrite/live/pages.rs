@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn large_values_come_a_few_at_a_time() {
         let server = Scripted::new();
-        for number in 0..40 {
+        for number in 0..100 {
             server.put(&[b'/', number], &vec![b'v'; 400 << 10], 0);
         }
         all(&server);
