@@ -42,7 +42,7 @@ pub struct Args {
     pub(super) config: ConfigArgs,
     /// The configuration that values are to be under; repeat it for each API server with one of its own
     #[arg(long, value_name = "CONFIG", required_unless_present = "strip", conflicts_with = "strip")]
-    to: Vec<PathBuf>,
+    pub(super) to: Vec<PathBuf>,
     /// Decrypt everything
     #[arg(long)]
     pub(super) strip: bool,

@@ -14,6 +14,7 @@ use crate::audit::survey;
 use crate::kube::key::Roots;
 use crate::kube::select::{Selected, Selection};
 use crate::live::Live;
+use crate::output::Output;
 use crate::report::live_rewrite::{Facts, json, text};
 use crate::report::text::{grouped, harmless, key};
 use crate::rewrite::decide::{Policy, Stays};
@@ -489,7 +490,15 @@ fn mint(_: &Minting, _: &Plan, _: &mut Target, _: &command::Args, _: &GlobalArgs
     Ok(())
 }
 
-/// Saves a snapshot of before.
-fn snapshot(_live: &Live, path: &Path, _args: &command::Args, _global: &GlobalArgs) -> Result<String, Failure> {
-    Err(Failure::refused("not yet").about(&path.to_string_lossy()))
+/// Saves a snapshot of before, and proves it.
+fn snapshot(live: &Live, path: &Path, args: &command::Args, global: &GlobalArgs) -> Result<String, Failure> {
+    let name = path.to_string_lossy();
+    let configurations = args.config.config.iter().chain(&args.to).map(PathBuf::as_path);
+    let output = Output::create(path, false, &configurations.collect::<Vec<_>>());
+    let output = output.map_err(|error| {
+        Failure::from(error).about(&name).hint("nothing was written; leave --snapshot-to out where an earlier run took one")
+    })?;
+    let saved = super::snapshot::save_to(live, &output, global).map_err(|error| super::snapshot::failure(error, &name))?;
+    output.commit().map_err(|error| Failure::from(error).about(&name))?;
+    Ok(format!("Saved and proved a snapshot of before: {}, {} bytes.", harmless(&name), grouped(saved.bytes)))
 }

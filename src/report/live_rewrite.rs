@@ -348,7 +348,7 @@ fn why(obstacle: &Obstacle, facts: &Facts<'_>) -> String {
                 .to_owned()
         }
         Obstacle::Alarm(endpoint, alarm) => format!(
-            "{} says {:?}; a cluster with an alarm is not written to: mend that and disarm it first",
+            "{} says {:?}; a cluster that says so is not written to: mend that first (an alarm stands until `etcdctl alarm disarm`)",
             harmless(endpoint),
             harmless(alarm)
         ),

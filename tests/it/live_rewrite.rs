@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::program::{Run, argument, atrest, audit, private, program, temporary};
+use super::program::{Run, argument, atrest, audit, program, temporary};
 use super::servers::{Release, Server};
 
 use crowd::Crowd;
@@ -157,11 +157,11 @@ fn eight_writers_lose_nothing_while_rewrites_are_killed_stopped_and_cut_off() {
 
 #[test]
 fn a_quota_that_is_too_near_is_refused_and_one_that_is_met_ends_in_a_sentence() {
-    let (folder, server) = (temporary(), Server::start_with_flags(Release::V3_5, &["--quota-backend-bytes", "12000000"]));
+    let (folder, server) = (temporary(), Server::start_with_flags(Release::V3_5, &["--quota-backend-bytes", "14000000"]));
     let keys = Keys::new(&folder);
     let store = Store::connect(&server.endpoint());
-    store.fill_with(&keys, 500, &"x".repeat(12_000));
-    let quota = ["--quota-backend-bytes", "12000000", "--confirm", "--rate", "0"];
+    store.fill_with(&keys, 6000, &"x".repeat(1000));
+    let quota = ["--quota-backend-bytes", "14000000", "--confirm", "--rate", "0"];
     let (run, report) = rewrite(&server.endpoint(), &keys, &quota);
     assert_eq!((run.code, report["obstacle"].as_str()), (4, Some("quota")), "{}{}", run.err, run.text());
     assert_eq!(server.all().iter().map(|entry| entry.version).max(), Some(1));
@@ -178,8 +178,8 @@ fn a_quota_that_is_too_near_is_refused_and_one_that_is_met_ends_in_a_sentence() 
     server.defragment();
     server.control(&["alarm", "disarm"]);
     // In rounds it goes on to the end.
-    let report = proved(&server.endpoint(), &keys, &["--compact-every", "100", "--quota-backend-bytes", "12000000"]);
-    assert_eq!(report["live"]["outcome"]["written"].as_u64().unwrap() + written, 500);
+    let report = proved(&server.endpoint(), &keys, &["--compact-every", "500", "--quota-backend-bytes", "14000000"]);
+    assert_eq!(report["live"]["outcome"]["written"].as_u64().unwrap() + written, 6000);
     assert!(server.all().iter().all(|entry| entry.version == 2));
 }
 
@@ -189,8 +189,10 @@ fn values_above_the_servers_limit_are_named_and_everything_else_is_written() {
     let keys = Keys::new(&folder);
     let store = Store::connect(&server.endpoint());
     (0..50).for_each(|number| store.put(&keys, &key(&format!("s{number}")), &format!("s{number}"), 0));
-    // It fits by a hair, and what is compared with it does not.
-    store.put(&keys, &key("large"), &"x".repeat(3600), 0);
+    // The largest one that fits by itself. What it is compared with does not fit beside it.
+    let fits = |bytes: &usize| store.put_sealed(&key("large"), keys.sealed_old(&key("large"), &"x".repeat(*bytes)), 0).is_ok();
+    let fitting = (3000..4000).step_by(16).take_while(fits).count();
+    assert!((1..60).contains(&fitting), "{fitting}");
     let (run, report) = rewrite(&server.endpoint(), &keys, &["--confirm", "--rate", "0"]);
     assert_eq!(run.code, 4, "{}{}", run.err, run.text());
     let outcome = &report["live"]["outcome"];
@@ -262,8 +264,6 @@ fn endpoints_of_the_environment_never_count_and_what_is_for_files_is_wrong_usage
     }
     let run = atrest(&["rewrite", "some.db", "-c", &keys.old, "--to", &keys.new, "-o", "new.db", "--confirm"]);
     assert!(run.failed(2).contains("--endpoints"), "{}", run.err);
-    let gone = private(&folder, "empty", b"");
-    assert!(fs::metadata(gone).is_ok());
 }
 
 #[test]
@@ -278,4 +278,26 @@ fn only_what_is_selected_is_written() {
     assert_eq!(run.code, 0, "{}{}", run.err, run.text());
     let written: Vec<_> = server.all().into_iter().filter(|entry| entry.version == 2).collect();
     assert_eq!(written.len(), 1);
+}
+
+#[cfg(feature = "kms")]
+#[test]
+fn a_kms_provider_may_be_the_target_at_the_cost_of_one_call() {
+    use super::stand_in::{Plugin, honest};
+    let (folder, server, plugin) = (temporary(), Server::start(Release::V3_5), Plugin::start(honest("v2", "1")));
+    let mut keys = Keys::new(&folder);
+    let store = Store::connect(&server.endpoint());
+    store.fill(&keys, 30);
+    let provider = serde_json::json!({"kms": {"apiVersion": "v2", "name": "cloud", "endpoint": plugin.endpoint()}});
+    let target = serde_json::json!({
+        "apiVersion": "apiserver.config.k8s.io/v1", "kind": "EncryptionConfiguration",
+        "resources": [{"resources": ["secrets"], "providers": [provider]}],
+    });
+    keys.new = super::program::private(&folder, "kms.json", target.to_string().as_bytes());
+    // Nobody is asked unless it is allowed.
+    assert_eq!(rewrite(&server.endpoint(), &keys, &["--confirm"]).0.code, 2);
+    let report = proved(&server.endpoint(), &keys, &["--kms"]);
+    assert_eq!((report["live"]["outcome"]["written"].as_u64(), plugin.calls("Encrypt")), (Some(30), 1));
+    // A rerun finds what it wrote fresh.
+    assert_eq!(proved(&server.endpoint(), &keys, &["--kms"])["live"]["outcome"]["written"], 0);
 }

@@ -71,6 +71,9 @@ pub trait Keyspace: Sync {
 
     /// How many changes go into one transaction.
     fn most_changes(&self) -> usize;
+
+    /// Requests that are committed and not yet applied; none where nobody says.
+    fn backlog(&self) -> Option<u64>;
 }
 
 /// An answer that did not come, or is a refusal. Displays as one sentence with the endpoint.

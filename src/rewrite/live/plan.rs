@@ -96,7 +96,7 @@ pub(super) fn sweep<K: Keyspace + ?Sized>(
         return Err(fault.into());
     }
     if patience.interrupted.load(Ordering::Relaxed) {
-        return Err(Fault::new(FaultKind::Other, "interrupted").into());
+        return Err(Stop::Interrupted);
     }
     Ok(pages.into_inner().unwrap_or_else(PoisonError::into_inner).pins().clone())
 }

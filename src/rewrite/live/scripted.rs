@@ -42,6 +42,8 @@ pub struct Scripted {
     pub most: usize,
     /// Larger values are refused.
     pub largest: usize,
+    /// What it says of requests that are not applied yet.
+    pub backlog: u64,
 }
 
 /// Somebody who waits a second and is interrupted by nobody.
@@ -90,7 +92,7 @@ impl State {
 impl Scripted {
     /// Empty, at revision 1.
     pub fn new() -> Self {
-        Self { state: Mutex::new(State { revision: 1, ..State::default() }), most: 128, largest: usize::MAX }
+        Self { state: Mutex::new(State { revision: 1, ..State::default() }), most: 128, largest: usize::MAX, backlog: 0 }
     }
 
     pub fn put(&self, key: &[u8], value: &[u8], lease: i64) -> i64 {
@@ -196,5 +198,9 @@ impl Keyspace for Scripted {
 
     fn most_changes(&self) -> usize {
         128
+    }
+
+    fn backlog(&self) -> Option<u64> {
+        Some(self.backlog)
     }
 }

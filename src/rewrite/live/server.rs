@@ -153,6 +153,12 @@ impl Keyspace for Server<'_> {
     fn most_changes(&self) -> usize {
         if self.is_kine() { MAX_KINE_OPS } else { MAX_TXN_OPS }
     }
+
+    fn backlog(&self) -> Option<u64> {
+        let member = self.live.cluster().in_turn().next()?;
+        let status = self.live.run(member.status()).ok()?;
+        Some(status.raft_index().saturating_sub(status.raft_applied_index()))
+    }
 }
 
 fn page(mut response: GetResponse) -> Page {

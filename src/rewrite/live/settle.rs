@@ -13,7 +13,7 @@ use super::super::seal::MakeError;
 use super::journal::{Journal, Line};
 use super::keyspace::{Change, Entry, Fault, FaultKind, Keyspace};
 use super::outcome::{Before, Outcome, tell};
-use super::pace::{Pace, Patience};
+use super::pace::{MAX_BACKLOG, Pace, Patience};
 use super::transform::{Fate, Judged, Worker};
 use super::witness::Written;
 
@@ -22,6 +22,9 @@ const MAX_TRIES: u32 = 32;
 
 /// Keys that are named; of more only the number is told.
 const MAX_NAMED: usize = 1000;
+
+/// How often it is looked how much the server has before it.
+const BACKLOG_MILLISECONDS: u64 = 1000;
 
 /// Bytes of keys and values in one transaction; servers take 1.5 MiB unless told otherwise.
 const BATCH_BYTES: usize = 768 << 10;
@@ -113,6 +116,9 @@ pub struct Common<'c, K: ?Sized> {
     first: Mutex<Option<Stop>>,
     named: Mutex<Vec<Named>>,
     named_count: AtomicU64,
+    begin: Instant,
+    /// When the backlog was looked at, in milliseconds since the beginning.
+    looked: AtomicU64,
 }
 
 /// Why a run ends before its end.
@@ -121,6 +127,9 @@ pub enum Stop {
     /// The server.
     #[error(transparent)]
     Fault(#[from] Fault),
+    /// Somebody asked to stop.
+    #[error("interrupted")]
+    Interrupted,
     /// A value cannot be sealed.
     #[error(transparent)]
     Make(#[from] MakeError),
@@ -150,6 +159,8 @@ impl<'c, K: Keyspace + ?Sized> Common<'c, K> {
             first: Mutex::default(),
             named: Mutex::default(),
             named_count: AtomicU64::new(0),
+            begin: Instant::now(),
+            looked: AtomicU64::new(0),
         }
     }
 
@@ -173,6 +184,24 @@ impl<'c, K: Keyspace + ?Sized> Common<'c, K> {
     pub fn named(&self) -> (Vec<Named>, u64) {
         let named = std::mem::take(&mut *self.named.lock().unwrap_or_else(PoisonError::into_inner));
         (named, self.named_count.load(Ordering::Relaxed))
+    }
+
+    /// Some changes were left.
+    pub fn leave(&self, changes: usize) {
+        add(&self.counts.left, changes);
+    }
+
+    /// Looks now and then whether the server keeps up with what it has promised, and slows down where it does not.
+    fn look_at_the_backlog(&self) {
+        let now = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let last = self.looked.load(Ordering::Relaxed);
+        let is_due = now.saturating_sub(last) >= BACKLOG_MILLISECONDS;
+        if !is_due || self.looked.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            return;
+        }
+        if self.keyspace.backlog().is_some_and(|backlog| backlog > MAX_BACKLOG) {
+            self.pace.trouble();
+        }
     }
 
     /// Whether a batch has as much as a transaction takes.
@@ -227,7 +256,9 @@ impl<K: Keyspace + ?Sized> Settling<'_, '_, K> {
         match common.keyspace.swap(&changes) {
             Ok(Some(revision)) => {
                 common.patience.answered();
-                common.pace.written(group.len(), begin.elapsed(), common.patience.interrupted);
+                let took = begin.elapsed();
+                common.look_at_the_backlog();
+                common.pace.written(group.len(), took, common.patience.interrupted);
                 self.waited = Duration::ZERO;
                 self.done(&group, revision);
             }

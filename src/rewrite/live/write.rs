@@ -124,8 +124,9 @@ pub fn write<K: Keyspace + ?Sized>(
             (writing.progress)(entries);
             Ok(!common.ends())
         });
-        if swept.is_ok() {
-            send(&mut batch);
+        match swept {
+            Ok(_) => send(&mut batch),
+            Err(_) => common.leave(batch.len()),
         }
         drop(batches);
         swept
