@@ -29,6 +29,8 @@ mod progress;
 mod rewrite;
 #[cfg(feature = "live")]
 mod rewrite_live;
+#[cfg(feature = "live")]
+mod snapshot;
 mod source;
 mod version;
 
@@ -79,6 +81,9 @@ enum Command {
     Rewrite(Box<rewrite::Args>),
     Get(Box<get::Args>),
     Decode(decode::Args),
+    #[cfg(feature = "live")]
+    #[command(subcommand)]
+    Snapshot(snapshot::Command),
     #[command(subcommand)]
     Config(config::Command),
     Completion(completion::Args),
@@ -111,6 +116,8 @@ pub fn main() -> ExitCode {
         Command::Rewrite(args) => rewrite::run(args, &cli.global),
         Command::Get(args) => get::run(args, &cli.global),
         Command::Decode(args) => decode::run(args, &cli.global),
+        #[cfg(feature = "live")]
+        Command::Snapshot(command) => snapshot::run(command, &cli.global),
         Command::Config(command) => config::run(command, &cli.global),
         Command::Completion(args) => completion::run(args),
         Command::Man(args) => man::run(args),

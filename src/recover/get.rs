@@ -99,6 +99,8 @@ pub struct Found<'f> {
     pub damaged: bool,
     /// Whether the file is not the one that was saved.
     pub altered: bool,
+    /// What else the reader should know.
+    pub notes: Vec<String>,
 }
 
 /// One object, or what is left of it.
@@ -187,7 +189,7 @@ pub fn find<'f>(store: &'f mut Store, rules: &'f Rules, wanted: &'f Wanted<'f>) 
             (roots, selected.unwrap_or_else(Selected::everything))
         }
     };
-    let (index, roots, digests, damaged, last) = loop {
+    let (index, roots, digests, damaged, last, notes) = loop {
         let given = roots.is_some();
         let given_roots = roots.take().map(Arc::new);
         let prepare = |reader: Reader<'_>| {
@@ -215,7 +217,7 @@ pub fn find<'f>(store: &'f mut Store, rules: &'f Rules, wanted: &'f Wanted<'f>) 
                 continue;
             }
         }
-        break (pass.index, used, pass.digests, damaged, last);
+        break (pass.index, used, pass.digests, damaged, last, pass.notes);
     };
     check_revision(wanted.revision, &index, last)?;
     let altered = digests.is_some_and(|digests: Digests| digests.trailer == Trailer::Mismatch);
@@ -231,6 +233,7 @@ pub fn find<'f>(store: &'f mut Store, rules: &'f Rules, wanted: &'f Wanted<'f>) 
         selected,
         damaged,
         altered,
+        notes,
     };
     found.pending = found.next_noted().map_err(AuditError::Spill)?;
     Ok(found)
@@ -352,6 +355,11 @@ impl Found<'_> {
                 return Ok(Some(items));
             }
         }
+    }
+
+    /// Whether something that was seen could not be read again, as it can happen with a running server.
+    pub fn has_lost(&self) -> bool {
+        self.store.has_lost()
     }
 
     /// Reads, opens and decodes what was noted, several parts of it at once.

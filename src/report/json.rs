@@ -25,7 +25,7 @@ pub const TOOL: Tool = Tool { name: "atrest", version: env!("CARGO_PKG_VERSION")
 pub struct SourceFacts {
     /// The path as it was given.
     pub path: String,
-    /// `snapshot` or `database`.
+    /// `snapshot`, `database` or `live`.
     pub kind: &'static str,
     /// What it was packed in: `gzip`, `tar+gzip`; none for a plain file.
     pub container: Option<String>,
@@ -35,6 +35,13 @@ pub struct SourceFacts {
     pub bytes: u64,
     /// SHA-256 of the file as given, where it was unpacked; a plain file's is among the digests.
     pub given_sha256: Option<[u8; 32]>,
+}
+
+impl SourceFacts {
+    /// Whether it is a running server, which has no file, and shows neither history nor what is left of it.
+    pub fn is_live(&self) -> bool {
+        self.kind == "live"
+    }
 }
 
 #[derive(Serialize)]
@@ -68,6 +75,8 @@ struct Source<'d> {
     compacted_revision: Option<i64>,
     etcd_version: Option<String>,
     prefixes: Vec<&'d str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    notes: &'d [String],
 }
 
 #[derive(Serialize)]
@@ -240,6 +249,7 @@ fn source<'d>(audit: &'d Audit, facts: &'d SourceFacts) -> Source<'d> {
         compacted_revision: audit.meta.compacted(),
         etcd_version: audit.meta.written_by(),
         prefixes: audit.context.roots.iter().map(|root| root.path()).collect(),
+        notes: &audit.notes,
     }
 }
 

@@ -21,6 +21,8 @@ pub mod paint;
 pub mod remedy;
 pub mod rewrite;
 pub mod row;
+#[cfg(feature = "live")]
+pub mod saved;
 pub mod shell;
 pub mod table;
 pub mod text;

@@ -13,6 +13,8 @@ mod keys;
 mod layers;
 mod leftovers;
 #[cfg(feature = "live")]
+mod live;
+#[cfg(feature = "live")]
 mod live_rewrite;
 mod made;
 #[cfg(feature = "kms")]
