@@ -11,9 +11,8 @@ use crate::plugin::{self, AskOptions, Order, Plugins};
 use crate::provider::kms::{PluginState, SealForm};
 use crate::provider::spec::KmsVersion;
 use crate::report::text::{grouped, harmless};
-use crate::rewrite::tally::{Count, Fate};
+use crate::rewrite::tally::{Count, Fate, Kind};
 use crate::rewrite::target::Target;
-use crate::rewrite::write::Written;
 use crate::source::Store;
 use crate::source::snapshot::PassOptions;
 
@@ -143,10 +142,10 @@ fn unasked(provider: &str) -> Failure {
 
 impl Minting {
     /// What has to be wrapped, by what a dry run says.
-    fn orders(&self, written: &Written) -> Vec<(&Writer, Order<'_>)> {
+    fn orders(&self, rows: &[(Kind, Count)]) -> Vec<(&Writer, Order<'_>)> {
         let values = |writer: &Writer| -> u64 {
             let by_it = |fate: Fate| matches!(fate, Fate::Rewritten(Some(chain)) if writer.chains.contains(&chain));
-            let counts = written.rows.iter().filter(|(kind, _)| by_it(kind.fate)).map(|(_, count)| count);
+            let counts = rows.iter().filter(|(kind, _)| by_it(kind.fate)).map(|(_, count)| count);
             counts.map(Count::all).sum()
         };
         let all = self
@@ -157,9 +156,9 @@ impl Minting {
     }
 
     /// What wrapping will cost, in words.
-    pub fn plan(&self, rules: &Rules, written: &Written, args: &KmsArgs) -> String {
+    pub fn plan(&self, rules: &Rules, rows: &[(Kind, Count)], args: &KmsArgs) -> String {
         let mut text = String::new();
-        for (writer, order) in self.orders(written) {
+        for (writer, order) in self.orders(rows) {
             let plan = plugin::plan_minting([order], &rules.kms_specs(writer.file));
             let Some(provider) = plan.providers.first() else { continue };
             let concurrency = usize::try_from(args.kms_concurrency).unwrap_or(plugin::DEFAULT_CONCURRENCY);
@@ -182,13 +181,13 @@ impl Minting {
     pub fn mint(
         &self,
         args: &KmsArgs,
-        written: &Written,
+        rows: &[(Kind, Count)],
         target: &mut Target,
         global: &GlobalArgs,
     ) -> Result<(), Failure> {
         let Target::Configured { deks, sealings, .. } = target else { return Ok(()) };
         let mut left = args.kms_max_calls;
-        for (writer, order) in self.orders(written) {
+        for (writer, order) in self.orders(rows) {
             let Some(plugins) = self.plugins.get(writer.file) else { continue };
             let progress = Progress::count(global, "wrapping data keys", order.form.deks(order.values));
             let concurrency = usize::try_from(args.kms_concurrency).unwrap_or(plugin::DEFAULT_CONCURRENCY);

@@ -31,7 +31,7 @@ impl Progress {
     }
 
     /// A bar over things that are counted.
-    #[cfg(feature = "kms")]
+    #[cfg(any(feature = "kms", feature = "live"))]
     pub fn count(global: &GlobalArgs, message: &'static str, total: u64) -> Self {
         Self::new(global, message, total, "{msg} {wide_bar} {pos}/{len} {per_sec} {eta}")
     }

@@ -1,6 +1,6 @@
 //! `atrest rewrite`: the same store with its values in another form, as a new file that is proved.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -27,7 +27,7 @@ use super::output::print;
 use super::progress::Progress;
 use super::source::{OpenSource, open};
 
-/// Rewrite a snapshot offline: rotate, encrypt, decrypt or scrub it, as a new file that is proved before it takes its name
+/// Rewrite a snapshot as a new file, or a running etcd in place: rotate, encrypt or decrypt, and prove it
 ///
 /// Every value that the target configuration would write in another form is opened with the current configuration and
 /// sealed with the target's, as kube-apiserver would: all revisions, leases, versions and everything else stay as they are.
@@ -37,38 +37,38 @@ use super::source::{OpenSource, open};
 pub struct Args {
     /// An etcd snapshot or database, plain or in gzip, zstd, zip or tar, told by content; `-` for standard input
     #[arg(value_name = "SOURCE")]
-    source: PathBuf,
+    source: Option<PathBuf>,
     #[command(flatten)]
-    config: ConfigArgs,
+    pub(super) config: ConfigArgs,
     #[command(flatten)]
-    token: super::configs::TokenArgs,
+    pub(super) token: super::configs::TokenArgs,
     /// The configuration that values are to be under; repeat it for each API server with one of its own
     #[arg(long, value_name = "CONFIG", required_unless_present = "strip", conflicts_with = "strip")]
-    to: Vec<PathBuf>,
+    pub(super) to: Vec<PathBuf>,
     /// Decrypt everything
     #[arg(long)]
-    strip: bool,
+    pub(super) strip: bool,
     /// The new file
-    #[arg(long, short, value_name = "FILE", required_unless_present = "dry_run")]
+    #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Only these: RESOURCE[,RESOURCE] [NAME...] or RESOURCE/NAME..., named as for kubectl
     #[arg(value_name = "RESOURCE")]
-    selection: Vec<String>,
+    pub(super) selection: Vec<String>,
     /// Only this namespace; may be repeated
     #[arg(long, short)]
-    namespace: Vec<String>,
+    pub(super) namespace: Vec<String>,
     /// New nonces also for values that the target would write as they are
     #[arg(long)]
-    all: bool,
+    pub(super) all: bool,
     /// Keep only the newest revision of each key, as a compaction at the current revision would
     #[arg(long)]
     drop_history: bool,
     /// Copy values that do not open as they are, and end with exit code 1
     #[arg(long)]
-    keep_unreadable: bool,
+    pub(super) keep_unreadable: bool,
     /// Rewrite also where the store holds K3s', RKE2's or OpenShift's own record of its configuration, and leave that as it is
     #[arg(long)]
-    keep_distro_state: bool,
+    pub(super) keep_distro_state: bool,
     /// The release of etcd that it is to start on, if that is not the one that wrote it
     #[arg(long, value_enum, value_name = "RELEASE")]
     for_etcd: Option<ForEtcd>,
@@ -80,24 +80,32 @@ pub struct Args {
     force: bool,
     /// Only show what would be done
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     /// The form of the report
     #[arg(long, value_enum, default_value_t = Report::Table)]
-    report: Report,
+    pub(super) report: Report,
     #[cfg(feature = "kms")]
     #[command(flatten)]
-    kms: super::kms::KmsArgs,
+    pub(super) kms: super::kms::KmsArgs,
     #[cfg(feature = "kms")]
     #[command(flatten)]
-    envelopes: super::minting::EnvelopeArgs,
+    pub(super) envelopes: super::minting::EnvelopeArgs,
     /// Where the API server keeps its objects, as in its own --etcd-prefix; found by itself where it is not given
     #[arg(long, value_name = "PREFIX")]
-    etcd_prefix: Vec<String>,
+    pub(super) etcd_prefix: Vec<String>,
+    #[cfg(feature = "live")]
+    #[command(flatten)]
+    pub(super) live: super::rewrite_live::LiveRewriteArgs,
 }
 
 const EXAMPLES: &str = "\
+A running etcd (--endpoints, spelled out) is changed in place: without --confirm it is only planned; with it, each value is put
+back only if nobody changed it meanwhile, and everything is read again in the end. Ctrl-C stops in good order, and the same
+command goes on where it stood.
+
 Exit codes: 0 written and proved (or, with --dry-run, could be); 1 the same, but --keep-unreadable kept values that do not
-open; 2 wrong usage; 3 the source is damaged or cannot be read; 4 refused, failed, or not proved: nothing has the new name.
+open; 2 wrong usage; 3 the source is damaged or cannot be read; 4 refused, failed, interrupted, or not proved: no new file
+has the new name, and in a running store each value is either as it was or as it is to be.
 
 Examples:
   atrest rewrite snapshot.db -c current.yaml --to target.yaml --dry-run
@@ -105,6 +113,8 @@ Examples:
   atrest rewrite snapshot.db -c current.yaml --strip -o plain.db
   atrest rewrite snapshot.db -c current.yaml --to target.yaml --drop-history -o clean.db
   atrest rewrite snapshot.db --to target.yaml secrets -o encrypted.db
+  atrest rewrite --endpoints https://127.0.0.1:2379 --cacert ca.crt --cert client.crt --key client.key \
+    -c current.yaml --to target.yaml --snapshot-to before.db --journal changes.jsonl --confirm
 
 Without -c nothing is taken to be encrypted.";
 
@@ -140,7 +150,7 @@ enum Format {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Report {
+pub(super) enum Report {
     /// For a person
     Table,
     /// The same as JSON
@@ -158,11 +168,27 @@ impl From<Format> for Form {
 
 /// Runs the command.
 pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
+    #[cfg(feature = "live")]
+    if args.live.is_given() {
+        args.for_files_only()?;
+        // What stands in the place of a source belongs to what is selected.
+        let first = args.source.iter().map(|first| first.to_string_lossy().into_owned());
+        let selection: Vec<_> = first.chain(args.selection.iter().cloned()).collect();
+        return super::rewrite_live::run(args, &selection, global);
+    }
+    let Some(source) = &args.source else {
+        let failure = Failure::usage("there is no SOURCE");
+        return Err(failure.hint("give a file, or a running etcd with --endpoints; `--help` shows how"));
+    };
+    #[cfg(feature = "live")]
+    args.live.for_live_only()?;
+    if args.output.is_none() && !args.dry_run {
+        return Err(Failure::usage("there is no new file").hint("name it with -o FILE, or only plan with --dry-run"));
+    }
     let selection = Selection::parse(&args.selection).map_err(|error| Failure::usage(error.to_string()))?;
     let given = super::configs::given(&args.config.config, &args.token)?;
     let mut target = target(args)?;
-    let source = SourceArgs::file(args.source.clone());
-    let mut opened = open(&source, global)?;
+    let mut opened = open(&SourceArgs::file(source.clone()), global)?;
     if matches!(opened.store, Store::Directory(_)) {
         return Err(directory(&opened.facts.path));
     }
@@ -170,7 +196,7 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     let current = given.rules(&mut opened.store, &opened.facts.path, global)?;
     let interrupted = catch_signals()?;
     let output = match (&args.output, args.dry_run) {
-        (Some(path), false) => Some(begin(args, path, needed)?),
+        (Some(path), false) => Some(begin(args, source, path, needed)?),
         _ => None,
     };
     let roots = (!args.etcd_prefix.is_empty()).then(|| Roots::given(&args.etcd_prefix));
@@ -195,6 +221,26 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
         Report::Table => report::rewrite::text(out, &outcome, &context, paint()),
         Report::Json => report::rewrite::json(out, &outcome, &context),
     })
+}
+
+#[cfg(feature = "live")]
+impl Args {
+    /// What makes a new file has no meaning for a running store.
+    fn for_files_only(&self) -> Result<(), Failure> {
+        let given = [
+            ("--output", self.output.is_some()),
+            ("--drop-history", self.drop_history),
+            ("--for-etcd", self.for_etcd.is_some()),
+            ("--format", self.format.is_some()),
+            ("--force", self.force),
+        ];
+        match given.into_iter().find(|(_, given)| *given) {
+            Some((name, _)) => {
+                Err(Failure::usage(format!("{name} is for a new file, and --endpoints changes a running store")))
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 /// Everything that is wanted but the target.
@@ -259,7 +305,7 @@ impl Wanted<'_> {
         let Some(minting) = minting else { return Ok(None) };
         let mut outcome = self.rewrite(target, store, None, path, global)?;
         if let Target::Configured { rules, .. } = &*target {
-            eprint!("{}", minting.plan(rules, &outcome.written, &args.kms));
+            eprint!("{}", minting.plan(rules, &outcome.written.rows, &args.kms));
         }
         match outcome.end {
             End::Planned(Some(obstacle)) if !args.dry_run => {
@@ -267,7 +313,7 @@ impl Wanted<'_> {
                 Ok(Some(outcome))
             }
             _ if args.dry_run => Ok(Some(outcome)),
-            _ => minting.mint(&args.kms, &outcome.written, target, global).map(|()| None),
+            _ => minting.mint(&args.kms, &outcome.written.rows, target, global).map(|()| None),
         }
     }
 
@@ -321,11 +367,9 @@ fn beside(source: &std::path::Path) -> Vec<PathBuf> {
 }
 
 /// Begins the new file, if there is room for it.
-fn begin(args: &Args, path: &std::path::Path, bytes: u64) -> Result<Output, Failure> {
-    let is_stdin = args.source.as_os_str() == "-";
+fn begin(args: &Args, source: &Path, path: &Path, bytes: u64) -> Result<Output, Failure> {
     let name = path.to_string_lossy();
-    let stdin = std::path::Path::new("/dev/stdin");
-    let source = if is_stdin { stdin } else { args.source.as_path() };
+    let source = if source.as_os_str() == "-" { Path::new("/dev/stdin") } else { source };
     let beside = beside(source);
     let files = args.config.config.iter().chain(&args.to).chain(&beside);
     let inputs = [source].into_iter().chain(files.map(PathBuf::as_path));
@@ -357,7 +401,7 @@ pub(super) fn catch_signals() -> Result<Arc<AtomicBool>, Failure> {
 }
 
 /// Loads what is to be written.
-fn target(args: &Args) -> Result<Target, Failure> {
+pub(super) fn target(args: &Args) -> Result<Target, Failure> {
     match args.strip {
         true => Ok(Target::Plaintext),
         false => Ok(Target::configured(rules(&ConfigArgs { config: args.to.clone() })?)),
@@ -365,7 +409,7 @@ fn target(args: &Args) -> Result<Target, Failure> {
 }
 
 /// What came of asking the plugins of the current configuration.
-enum Asked {
+pub(super) enum Asked {
     Deks(Deks),
     /// Only what it would cost was wanted.
     #[cfg_attr(not(feature = "kms"), expect(dead_code, reason = "nothing is planned without plugins to ask"))]
@@ -373,7 +417,7 @@ enum Asked {
 }
 
 #[cfg(feature = "kms")]
-fn ask(
+pub(super) fn ask(
     args: &Args,
     (current, target): (&Rules, &Target),
     store: &mut Store,
@@ -391,7 +435,13 @@ fn ask(
 }
 
 #[cfg(not(feature = "kms"))]
-fn ask(_: &Args, _: (&Rules, &Target), _: &mut Store, _: Option<Roots>, _: &GlobalArgs) -> Result<Asked, Failure> {
+pub(super) fn ask(
+    _: &Args,
+    _: (&Rules, &Target),
+    _: &mut Store,
+    _: Option<Roots>,
+    _: &GlobalArgs,
+) -> Result<Asked, Failure> {
     Ok(Asked::Deks(Deks::default()))
 }
 

@@ -15,6 +15,7 @@ pub mod fit;
 pub mod json;
 pub mod jsonl;
 pub mod keys;
+pub mod live_rewrite;
 pub mod log;
 #[cfg(feature = "live")]
 pub mod members;
@@ -27,6 +28,8 @@ pub mod remedy;
 pub mod rewrite;
 pub mod row;
 pub mod salvage;
+#[cfg(feature = "live")]
+pub mod saved;
 pub mod shell;
 pub mod status;
 pub mod table;

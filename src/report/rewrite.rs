@@ -60,7 +60,7 @@ struct Source {
 }
 
 #[derive(Serialize)]
-struct Row {
+pub(super) struct Row {
     group: String,
     resource: String,
     from: String,
@@ -79,10 +79,10 @@ fn is_zero(count: &u64) -> bool {
 }
 
 #[derive(Serialize)]
-struct RefusedRow {
-    key: String,
-    revision: i64,
-    why: String,
+pub(super) struct RefusedRow {
+    pub key: String,
+    pub revision: i64,
+    pub why: String,
 }
 
 #[derive(Serialize)]
@@ -94,16 +94,16 @@ struct OutputRow {
 }
 
 /// What adds up over the plan.
-struct Totals {
-    all: Count,
-    rewritten: u64,
-    unchanged: u64,
-    unreadable: u64,
-    refused: u64,
+pub(super) struct Totals {
+    pub all: Count,
+    pub rewritten: u64,
+    pub unchanged: u64,
+    pub unreadable: u64,
+    pub refused: u64,
 }
 
 impl Totals {
-    fn of(rows: &[(Kind, Count)]) -> Self {
+    pub fn of(rows: &[(Kind, Count)]) -> Self {
         let mut totals = Self { all: Count::default(), rewritten: 0, unchanged: 0, unreadable: 0, refused: 0 };
         for (kind, count) in rows {
             let all = count.all();
@@ -196,7 +196,7 @@ fn form(form: Form) -> &'static str {
     }
 }
 
-fn row(kind: &Kind, count: Count, target: &Target) -> Row {
+pub(super) fn row(kind: &Kind, count: Count, target: &Target) -> Row {
     let (group, resource) = kind.resource.as_ref().map_or((String::new(), String::new()), |resource| {
         (harmless(&resource.group).into_owned(), harmless(&resource.resource).into_owned())
     });
@@ -222,7 +222,7 @@ fn from(kind: &Kind) -> String {
     }
 }
 
-fn refused(refused: &Refused) -> RefusedRow {
+pub(super) fn refused(refused: &Refused) -> RefusedRow {
     RefusedRow {
         key: key(&refused.key).into_owned(),
         revision: refused.revision,
@@ -247,8 +247,8 @@ pub fn text(out: &mut dyn Write, outcome: &Outcome, context: &Context<'_>, paint
         grouped(totals.unchanged),
         grouped(totals.refused),
     )?;
-    plan(out, outcome, context)?;
-    refusals(out, outcome, &totals, paint)?;
+    plan(out, &outcome.written.rows, context.target)?;
+    refusals(out, &outcome.written.refused, totals.refused, paint)?;
     for note in context.notes {
         writeln!(out, "{} {note}", paint.severity(Severity::Warning, "[WARN]"))?;
     }
@@ -307,8 +307,8 @@ fn why(obstacle: Obstacle, totals: &Totals) -> String {
     }
 }
 
-fn plan(out: &mut dyn Write, outcome: &Outcome, context: &Context<'_>) -> io::Result<()> {
-    let rows: Vec<_> = outcome.written.rows.iter().map(|(kind, count)| row(kind, *count, context.target)).collect();
+pub(super) fn plan(out: &mut dyn Write, rows: &[(Kind, Count)], target: &Target) -> io::Result<()> {
+    let rows: Vec<_> = rows.iter().map(|(kind, count)| row(kind, *count, target)).collect();
     let name = |row: &Row| match (row.group.as_str(), row.resource.as_str()) {
         (_, "") => "(no API object)".to_owned(),
         ("", resource) => resource.to_owned(),
@@ -330,8 +330,7 @@ fn plan(out: &mut dyn Write, outcome: &Outcome, context: &Context<'_>) -> io::Re
     Ok(())
 }
 
-fn refusals(out: &mut dyn Write, outcome: &Outcome, totals: &Totals, paint: Paint) -> io::Result<()> {
-    let named = &outcome.written.refused;
+pub(super) fn refusals(out: &mut dyn Write, named: &[Refused], count: u64, paint: Paint) -> io::Result<()> {
     if named.is_empty() {
         return Ok(());
     }
@@ -340,7 +339,7 @@ fn refusals(out: &mut dyn Write, outcome: &Outcome, totals: &Totals, paint: Pain
         let mark = paint.severity(Severity::Error, "[FAIL]");
         writeln!(out, "{mark} {} at revision {revision}: {}", key(of), harmless(why))?;
     }
-    let more = totals.refused.saturating_sub(named.len() as u64);
+    let more = count.saturating_sub(named.len() as u64);
     if more > 0 {
         writeln!(out, "and {} more", grouped(more))?;
     }

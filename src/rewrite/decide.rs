@@ -209,6 +209,11 @@ impl Policy<'_> {
         (!stays).then_some((plaintext, Some(chain)))
     }
 
+    /// Whether what an address leads to was selected.
+    pub fn selects_address(&self, address: &Address<'_>) -> bool {
+        matches!(address, Address::Object(object) if self.selects(object))
+    }
+
     fn selects(&self, object: &ObjectKey<'_>) -> bool {
         let in_namespace = |wanted: &String| object.namespace == Some(wanted.as_str());
         (self.namespaces.is_empty() || self.namespaces.iter().any(in_namespace))

@@ -157,7 +157,7 @@ impl<'j> Judging<'j> {
 
 impl Inside {
     /// Takes note of what a key says about the distribution.
-    fn see(&mut self, address: &Address<'_>) {
+    pub(super) fn see(&mut self, address: &Address<'_>) {
         match address {
             Address::Reserved(Reserved::Bootstrap) => self.bootstrap = true,
             Address::Object(object) if object.resource == "secrets" && object.group.is_empty() => {

@@ -6,8 +6,9 @@
 //! beside the source), [`prove`] (one value), [`verify`] (reads the file back and holds every record against the source), [`run`] (plan, write, prove).
 //!
 //! What is kept in kine's table is planned and written by `kine` instead of `write`, and proved by its `kine::verify`.
+//! A running store is changed in place instead: [`live`].
 //!
-//! It knows neither forms of output nor names of files; the source is only ever read.
+//! It knows neither forms of output nor names of files; a source that is a file is only ever read.
 
 pub mod buckets;
 pub mod decide;
@@ -15,6 +16,7 @@ pub mod judging;
 pub mod keep;
 #[cfg(feature = "kine")]
 pub mod kine;
+pub mod live;
 pub mod prove;
 pub mod run;
 pub mod seal;

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use zeroize::Zeroizing;
+
 use crate::audit::rules::ChainRef;
 use crate::bbolt::write::{Packer, WriteError};
 use crate::etcd::revision::REVISION_BYTES;
@@ -137,26 +139,30 @@ impl Batch {
     }
 }
 
-/// Seals a value by itself; `kv` and `plaintext` are what it is of and what it holds.
+/// Seals a value by itself: what is to be stored at a key, whose `plaintext` it holds.
+///
+/// # Errors
+///
+/// [`MakeError`].
 pub fn seal_one(
     target: &Target,
     chain: Option<ChainRef>,
-    key: RevisionKey,
-    (name, plaintext): (&[u8], &[u8]),
+    (at, key): (RevisionKey, &[u8]),
+    plaintext: &[u8],
     randomness: &mut dyn RandomStream,
-) -> Result<Vec<u8>, MakeError> {
-    let revision = key.revision.main;
+) -> Result<Zeroizing<Vec<u8>>, MakeError> {
+    let revision = at.revision.main;
     let failed = |source| MakeError::Seal { revision, source };
     let sealer = Sealer::of(target, chain);
     let bytes = sealer.bytes(plaintext.len()).map_err(failed)?;
     // With room for all of it from the beginning no plaintext is left where the buffer was before it grew.
-    let mut sealed = Vec::with_capacity(bytes);
-    let fill = |bytes: &mut [u8]| randomness.fill(&key, bytes);
-    let unsealed = sealer.seal(name, plaintext, fill, &mut sealed).map_err(failed)?;
+    let mut sealed = Zeroizing::new(Vec::with_capacity(bytes));
+    let fill = |bytes: &mut [u8]| randomness.fill(&at, bytes);
+    let unsealed = sealer.seal(key, plaintext, fill, &mut sealed).map_err(failed)?;
     if let (Some((chain, unsealed)), Target::Configured { rules, .. }) = (unsealed, target)
         && let Some(chain) = rules.chain(chain)
     {
-        chain.seal_all(&mut sealed, &mut [unsealed]);
+        chain.seal_all(&mut sealed, &[unsealed]);
     }
     if sealed.len() == bytes { Ok(sealed) } else { Err(MakeError::Length(revision)) }
 }

@@ -86,8 +86,13 @@ impl Kinds {
 
     /// All of them, by number.
     pub fn into_table(self) -> Vec<Kind> {
-        let numbers = self.numbers.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let mut kinds: Vec<_> = numbers.into_iter().map(|(kind, number)| (number, kind)).collect();
+        self.table()
+    }
+
+    /// The same of those that were met so far.
+    pub fn table(&self) -> Vec<Kind> {
+        let numbers = self.numbers.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut kinds: Vec<_> = numbers.iter().map(|(kind, number)| (*number, kind.clone())).collect();
         kinds.sort_by_key(|(number, _)| *number);
         kinds.into_iter().map(|(_, kind)| kind).collect()
     }

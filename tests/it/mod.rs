@@ -13,6 +13,10 @@ mod hygiene;
 mod keys;
 mod layers;
 mod leftovers;
+#[cfg(feature = "live")]
+mod live;
+#[cfg(feature = "live")]
+mod live_rewrite;
 mod made;
 #[cfg(feature = "kms")]
 mod minting;

@@ -115,20 +115,26 @@ pub struct Server {
 impl Server {
     /// Starts a server and waits until it answers.
     pub fn start(release: Release) -> Self {
-        Self::start_with(release, None)
+        Self::start_with(release, None, &[])
+    }
+
+    /// Starts a server with further flags.
+    #[allow(dead_code, reason = "not every suite has flags of its own")]
+    pub fn start_with_flags(release: Release, flags: &[&str]) -> Self {
+        Self::start_with(release, None, flags)
     }
 
     /// Restores a snapshot, or a bare database, with the release's own tool, and starts a server with it.
     #[allow(dead_code, reason = "not every suite restores")]
     pub fn restore(release: Release, snapshot: &Path) -> Self {
-        Self::start_with(release, Some(snapshot))
+        Self::start_with(release, Some(snapshot), &[])
     }
 
-    fn start_with(release: Release, snapshot: Option<&Path>) -> Self {
+    fn start_with(release: Release, snapshot: Option<&Path>, flags: &[&str]) -> Self {
         let program = release.expect_server();
         let mut said = String::new();
         for _ in 0..ATTEMPTS {
-            let mut server = Self::spawn(release, &program, snapshot);
+            let mut server = Self::spawn(release, &program, snapshot, flags);
             if server.answers() {
                 return server;
             }
@@ -137,7 +143,7 @@ impl Server {
         panic!("{} did not start in {ATTEMPTS} attempts: {said}", program.display());
     }
 
-    fn spawn(release: Release, program: &Path, snapshot: Option<&Path>) -> Self {
+    fn spawn(release: Release, program: &Path, snapshot: Option<&Path>, flags: &[&str]) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         // The name tells this server from any other that may answer on the port.
         let name = format!("test-{}-{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
@@ -160,6 +166,7 @@ impl Server {
             .args(member)
             .args(["--initial-cluster-token", &name, "--data-dir"])
             .arg(data)
+            .args(flags)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle of the log"))
             .stderr(log)
@@ -291,6 +298,20 @@ impl Server {
         read.expect("etcdctl writes text");
         let response: Response = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
         response.events.into_iter().next().expect("an event").kv
+    }
+
+    /// Runs etcdctl with these arguments, and gives what it writes.
+    #[allow(dead_code, reason = "not every suite asks for more than the rest of this offers")]
+    pub fn control(&self, arguments: &[&str]) -> String {
+        String::from_utf8(output(self.etcdctl(arguments))).expect("etcdctl writes text")
+    }
+
+    /// Sends the server a signal, such as `STOP`.
+    #[allow(dead_code, reason = "not every suite disturbs its servers")]
+    pub fn signal(&self, name: &str) {
+        let mut command = Command::new("kill");
+        command.args(["-s", name, &self.process.id().to_string()]);
+        output(command);
     }
 
     /// The current revision.

@@ -24,6 +24,8 @@ mod built;
 mod check;
 mod kms;
 mod kube;
+#[cfg(feature = "live")]
+mod live_rewrite;
 mod oracle;
 mod restored;
 mod rewritten;

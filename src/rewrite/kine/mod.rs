@@ -412,7 +412,8 @@ fn seal(
     match decision {
         Decision::Rewritten { plaintext, chain, .. } if writes => {
             let key = RevisionKey { revision: Revision { main: row.id, sub }, tombstone: row.deleted };
-            seal_one(job.policy.target, chain, key, (row.name, plaintext), randomness).map(Some)
+            let mut sealed = seal_one(job.policy.target, chain, (key, row.name), plaintext, randomness)?;
+            Ok(Some(std::mem::take(&mut *sealed)))
         }
         _ => Ok(None),
     }

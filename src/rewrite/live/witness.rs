@@ -1,0 +1,209 @@
+//! What a rewrite read and wrote, to be held against what is read in the end.
+//!
+//! Each entry leaves a record of fixed size, in the order of keys, in a file without a name: memory does not grow with the keyspace.
+//! There is no plaintext in it and no key, but digests under a key drawn anew for each run.
+//!
+//! | bytes | field |
+//! |---|---|
+//! | 0..16 | digest of the key |
+//! | 16..24 | digest of the plaintext that was read |
+//! | 24..32 | revision at which the rewrite stored it again; 0 for none |
+//! | 32..40 | revision at which it was read |
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+
+use crate::source::trace::TraceKey;
+
+use super::keyspace::Entry;
+use super::pages::Pins;
+
+const RECORD_BYTES: usize = 40;
+const WRITTEN_AT: u64 = 16;
+
+/// The records while they are made.
+pub struct Witness {
+    file: File,
+    key: TraceKey,
+    records: u64,
+    buffer: Vec<u8>,
+}
+
+impl Witness {
+    /// None yet.
+    ///
+    /// # Errors
+    ///
+    /// Where no file without a name can be made.
+    pub fn new(key: TraceKey) -> io::Result<Self> {
+        Ok(Self { file: tempfile::tempfile()?, key, records: 0, buffer: Vec::new() })
+    }
+
+    /// Notes an entry and the digest of what it holds. Gives the record's number.
+    pub fn read(&mut self, entry: &Entry, digest: u64) -> u64 {
+        self.buffer.extend_from_slice(&self.key.digest(&entry.key).to_le_bytes());
+        for field in [digest, 0, entry.mod_revision.cast_unsigned()] {
+            self.buffer.extend_from_slice(&field.to_le_bytes());
+        }
+        self.records += 1;
+        self.records - 1
+    }
+
+    /// Brings what was noted to the file. Only then may it be noted what was written.
+    ///
+    /// # Errors
+    ///
+    /// Those of writing.
+    pub fn flush(&mut self) -> io::Result<()> {
+        let end = self.records * RECORD_BYTES as u64;
+        self.file.write_all_at(&self.buffer, end - self.buffer.len() as u64)?;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// A second handle, to note with what was written.
+    ///
+    /// # Errors
+    ///
+    /// Where the system gives none.
+    pub fn writer(&self) -> io::Result<Written> {
+        Ok(Written(self.file.try_clone()?))
+    }
+
+    /// Everything that was noted, from the beginning.
+    ///
+    /// # Errors
+    ///
+    /// Those of writing.
+    pub fn into_records(mut self, pins: Pins) -> io::Result<Records> {
+        self.flush()?;
+        self.file.seek(SeekFrom::Start(0))?;
+        let reader = BufReader::with_capacity(RECORD_BYTES << 10, self.file);
+        Ok(Records { reader, key: self.key, left: self.records, pins })
+    }
+}
+
+/// Notes what was written.
+pub struct Written(File);
+
+impl Written {
+    /// The record's entry now holds what has this digest, written at this revision.
+    ///
+    /// # Errors
+    ///
+    /// Those of writing.
+    pub fn note(&self, record: u64, digest: u64, revision: i64) -> io::Result<()> {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&digest.to_le_bytes());
+        bytes[8..].copy_from_slice(&revision.to_le_bytes());
+        self.0.write_all_at(&bytes, record * RECORD_BYTES as u64 + WRITTEN_AT)
+    }
+}
+
+/// The records in the order of keys, each given when its key is asked for.
+pub struct Records {
+    reader: BufReader<File>,
+    key: TraceKey,
+    left: u64,
+    pins: Pins,
+}
+
+/// What is known of an entry that is read in the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// It was made after its place was read.
+    Newer,
+    /// It stands as it was read.
+    AsRead {
+        /// The digest of what it held.
+        digest: u64,
+    },
+    /// The rewrite wrote it.
+    Ours {
+        /// The digest of what it holds.
+        digest: u64,
+    },
+    /// Somebody else wrote it since.
+    Theirs,
+    /// It was there when its place was read, and yet was not read.
+    Missed,
+}
+
+impl Records {
+    /// What is known of an entry. Entries must come in the order of keys.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading.
+    pub fn of(&mut self, entry: &Entry) -> io::Result<Known> {
+        if entry.create_revision > self.pins.at(&entry.key) {
+            return Ok(Known::Newer);
+        }
+        let wanted = self.key.digest(&entry.key).to_le_bytes();
+        while self.left > 0 {
+            self.left -= 1;
+            let mut record = [0; RECORD_BYTES];
+            self.reader.read_exact(&mut record)?;
+            let (key, fields) = record.split_at(16);
+            if key != wanted {
+                // Its key was deleted, and perhaps made anew, since.
+                continue;
+            }
+            let mut numbers = fields.chunks_exact(8).map(|field| field.try_into().map_or(0, u64::from_le_bytes));
+            let mut next = || numbers.next().unwrap_or_default();
+            let (digest, written, read) = (next(), next().cast_signed(), next().cast_signed());
+            return Ok(match entry.mod_revision {
+                revision if written != 0 && revision == written => Known::Ours { digest },
+                revision if written == 0 && revision == read => Known::AsRead { digest },
+                _ => Known::Theirs,
+            });
+        }
+        Ok(Known::Missed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pages::Pages;
+    use super::super::scripted::{Scripted, undisturbed};
+    use super::*;
+
+    fn read(server: &Scripted) -> (Vec<Entry>, Pins) {
+        let patience = undisturbed();
+        let mut pages = Pages::new(server, &patience);
+        let mut entries = Vec::new();
+        while let Some(page) = pages.next().unwrap() {
+            entries.extend(page);
+        }
+        (entries, pages.pins().clone())
+    }
+
+    #[test]
+    fn every_entry_is_told_by_what_was_read_and_written() {
+        let server = Scripted::new();
+        for key in ["/a", "/b", "/c", "/d", "/e"] {
+            server.put(key.as_bytes(), b"1", 0);
+        }
+        let mut witness = Witness::new(TraceKey::random().unwrap()).unwrap();
+        let (entries, pins) = read(&server);
+        let numbers: Vec<_> = entries.iter().map(|entry| witness.read(entry, 77)).collect();
+        witness.flush().unwrap();
+        // Ours, made anew by somebody, deleted, changed by somebody; and one that is new.
+        let revision = server.put(b"/a", b"2", 0);
+        witness.writer().unwrap().note(numbers[0], 78, revision).unwrap();
+        server.delete(b"/b");
+        server.put(b"/b", b"2", 0);
+        server.delete(b"/c");
+        server.put(b"/d", b"2", 0);
+        server.put(b"/cc", b"2", 0);
+        let mut records = witness.into_records(pins.clone()).unwrap();
+        let known: Vec<_> = read(&server).0.iter().map(|entry| records.of(entry).unwrap()).collect();
+        let expected =
+            [Known::Ours { digest: 78 }, Known::Newer, Known::Newer, Known::Theirs, Known::AsRead { digest: 77 }];
+        assert_eq!(known, expected);
+        // One that nobody read is not passed over in silence.
+        let mut none = Witness::new(TraceKey::random().unwrap()).unwrap().into_records(pins).unwrap();
+        assert_eq!(none.of(&entries[0]).unwrap(), Known::Missed);
+    }
+}
