@@ -103,6 +103,27 @@ pub struct KeyValue {
     pub lease: i64,
 }
 
+/// What a server starts with.
+#[derive(Default)]
+struct Start<'s> {
+    snapshot: Option<&'s Path>,
+    data: Option<&'s Path>,
+    options: &'s [&'s str],
+}
+
+/// Copies a folder with all that is in it.
+pub fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy_folder(&entry.path(), &target),
+            false => drop(fs::copy(entry.path(), target).expect("a copy")),
+        }
+    }
+}
+
 /// A running server. Dropping it kills it and deletes its data.
 pub struct Server {
     release: Release,
@@ -115,26 +136,36 @@ pub struct Server {
 impl Server {
     /// Starts a server and waits until it answers.
     pub fn start(release: Release) -> Self {
-        Self::start_with(release, None, &[])
+        Self::start_with(release, &Start::default())
     }
 
     /// Starts a server with further flags.
     #[allow(dead_code, reason = "not every suite has flags of its own")]
     pub fn start_with_flags(release: Release, flags: &[&str]) -> Self {
-        Self::start_with(release, None, flags)
+        Self::start_with(release, &Start { options: flags, ..Start::default() })
     }
 
     /// Restores a snapshot, or a bare database, with the release's own tool, and starts a server with it.
     #[allow(dead_code, reason = "not every suite restores")]
     pub fn restore(release: Release, snapshot: &Path) -> Self {
-        Self::start_with(release, Some(snapshot), &[])
+        Self::start_with(release, &Start { snapshot: Some(snapshot), ..Start::default() })
     }
 
-    fn start_with(release: Release, snapshot: Option<&Path>, flags: &[&str]) -> Self {
+    /// Starts a server that writes to its database only when it must, so that its log is ahead of it.
+    pub fn lagging(release: Release) -> Self {
+        Self::start_with(release, &Start { options: &["--backend-batch-interval", "1h"], ..Start::default() })
+    }
+
+    /// Starts a server on a copy of a data directory.
+    pub fn again(release: Release, data: &Path) -> Self {
+        Self::start_with(release, &Start { data: Some(data), ..Start::default() })
+    }
+
+    fn start_with(release: Release, start: &Start<'_>) -> Self {
         let program = release.expect_server();
         let mut said = String::new();
         for _ in 0..ATTEMPTS {
-            let mut server = Self::spawn(release, &program, snapshot, flags);
+            let mut server = Self::spawn(release, &program, start);
             if server.answers() {
                 return server;
             }
@@ -143,7 +174,7 @@ impl Server {
         panic!("{} did not start in {ATTEMPTS} attempts: {said}", program.display());
     }
 
-    fn spawn(release: Release, program: &Path, snapshot: Option<&Path>, flags: &[&str]) -> Self {
+    fn spawn(release: Release, program: &Path, start: &Start<'_>) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         // The name tells this server from any other that may answer on the port.
         let name = format!("test-{}-{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
@@ -154,7 +185,10 @@ impl Server {
         let cluster = format!("{name}={peer}");
         let member = ["--name", &name, "--initial-advertise-peer-urls", &peer, "--initial-cluster", &cluster];
         let data = home.path().join("data");
-        if let Some(snapshot) = snapshot {
+        if let Some(copied) = start.data {
+            copy_folder(copied, &data);
+        }
+        if let Some(snapshot) = start.snapshot {
             let mut restore = restorer(release, snapshot);
             restore.args(member).args(["--initial-cluster-token", &name, "--data-dir"]).arg(&data);
             output(restore);
@@ -166,7 +200,7 @@ impl Server {
             .args(member)
             .args(["--initial-cluster-token", &name, "--data-dir"])
             .arg(data)
-            .args(flags)
+            .args(start.options)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle of the log"))
             .stderr(log)
@@ -231,10 +265,7 @@ impl Server {
 
     /// Stores a value that goes when a lease ends, which is not before the test does. Gives the lease's id.
     pub fn put_with_lease(&self, key: &str, value: &[u8]) -> String {
-        let granted = output(self.etcdctl(&["lease", "grant", "86400"]));
-        // "lease 694d8a1b2c3d4e5f granted with TTL(86400s)"
-        let granted = String::from_utf8(granted).expect("etcdctl writes text");
-        let id = granted.split(' ').nth(1).expect("the lease's id").to_owned();
+        let id = self.grant();
         self.put_with(key.as_bytes(), value, &["--lease", &id]);
         id
     }
@@ -266,11 +297,17 @@ impl Server {
 
     /// Everything in one transaction; a request is `put KEY VALUE` or `del KEY`.
     pub fn transact(&self, requests: &[&str]) {
+        self.choose(&[], requests, &[]);
+    }
+
+    /// One thing or another in one transaction; a condition is as `mod("KEY") = "7"`.
+    pub fn choose(&self, conditions: &[&str], requests: &[&str], otherwise: &[&str]) {
         let mut command = self.etcdctl(&["txn"]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = command.spawn().expect("etcdctl starts");
-        // No comparisons, the requests, and none for the other case.
-        let text = format!("\n{}\n\n\n", requests.join("\n"));
+        // Each of the three ends with an empty line.
+        let part = |lines: &[&str]| lines.iter().map(|line| format!("{line}\n")).collect::<String>() + "\n";
+        let text = [conditions, requests, otherwise].map(part).concat();
         process.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("etcdctl reads the requests");
         let done = process.wait_with_output().expect("etcdctl ends");
         assert!(done.status.success(), "{text}: {}", String::from_utf8_lossy(&done.stderr));
@@ -338,6 +375,31 @@ impl Server {
     #[allow(dead_code, reason = "not every suite has other clients than etcdctl")]
     pub fn endpoint(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The server's data directory.
+    pub fn data(&self) -> PathBuf {
+        self.home.path().join("data")
+    }
+
+    /// Ends the server as a power cut would. What it acknowledged is in its log.
+    pub fn kill(&mut self) {
+        self.process.kill().expect("it is a child");
+        self.process.wait().expect("it is a child");
+    }
+
+    /// Runs etcdctl, and says whether it succeeded.
+    pub fn succeeds(&self, arguments: &[&str]) -> bool {
+        let mut command = self.etcdctl(arguments);
+        command.stdin(Stdio::null()).output().expect("etcdctl starts").status.success()
+    }
+
+    /// A new lease's id.
+    pub fn grant(&self) -> String {
+        let granted = output(self.etcdctl(&["lease", "grant", "86400"]));
+        // "lease 694d8a1b2c3d4e5f granted with TTL(86400s)"
+        let granted = String::from_utf8(granted).expect("etcdctl writes text");
+        granted.split(' ').nth(1).expect("the lease's id").to_owned()
     }
 
     /// The database that the server writes to.
