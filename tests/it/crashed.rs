@@ -55,7 +55,11 @@ fn late(server: &Server, lease: &str) {
     holds(&format!("mod(\"{}\") = \"0\"", key("never")), "case-6");
     holds(&format!("ver(\"{second}\") != \"2\""), "case-7");
     server.choose(&[&format!("mod(\"{}\") > \"0\"", key("never"))], &[&format!("put {} x", key("not"))], &[]);
-    server.transact(&[&format!("put {} x", key("t-1")), &format!("del {}", key("early-05")), &format!("put {} y", key("t-2"))]);
+    server.transact(&[
+        &format!("put {} x", key("t-1")),
+        &format!("del {}", key("early-05")),
+        &format!("put {} y", key("t-2")),
+    ]);
     // Leases: one of the database that ends, a new one that stays, and a new one that ends.
     assert!(server.succeeds(&["put", &key("leased-2"), "free", "--lease", "0"]));
     let stays = server.grant();
@@ -109,7 +113,8 @@ fn agrees(release: Release, data: &Path) {
         let row = rows.get(&name).unwrap_or_else(|| panic!("no row for {name}"));
         let lease = if kv.lease == 0 { String::new() } else { format!("{:x}", kv.lease) };
         let digest: String = Sha256::digest(&value).iter().map(|byte| format!("{byte:02x}")).collect();
-        let expected = [kv.create_revision, kv.mod_revision, kv.version, value.len() as i64].map(|number| number.to_string());
+        let expected =
+            [kv.create_revision, kv.mod_revision, kv.version, value.len() as i64].map(|number| number.to_string());
         let columns = ["create_revision", "mod_revision", "version", "value_bytes", "lease", "value_sha256"];
         let found = columns.map(|column| cell(row, column).to_owned());
         let [create, modified, version, bytes] = expected;
@@ -123,7 +128,11 @@ fn listing(folder: &Path) -> Vec<(String, u64, std::time::SystemTime)> {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let about = fs::metadata(&path).unwrap();
-        found.push((argument(&path).to_owned(), if path.is_dir() { 0 } else { about.len() }, about.modified().unwrap()));
+        found.push((
+            argument(&path).to_owned(),
+            if path.is_dir() { 0 } else { about.len() },
+            about.modified().unwrap(),
+        ));
         if path.is_dir() {
             found.extend(listing(&path));
         }

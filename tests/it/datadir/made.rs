@@ -109,8 +109,12 @@ fn what_the_log_has_goes_on_from_what_the_database_has() {
     assert_eq!((faults.len(), &document["source"]["revision"]), (0, &12.into()), "{document:#}");
     let rows = rows(&folder);
     let of_a: Vec<_> = rows.iter().filter(|row| cell(row, "key") == "/registry/a").collect();
-    let columns = |row: &Row| ["record", "create_revision", "mod_revision", "version"].map(|name| cell(row, name).to_owned());
-    assert_eq!(of_a.iter().map(|row| columns(row)).collect::<Vec<_>>(), [["history", "3", "5", "2"], ["entry", "3", "12", "3"]]);
+    let columns =
+        |row: &Row| ["record", "create_revision", "mod_revision", "version"].map(|name| cell(row, name).to_owned());
+    assert_eq!(
+        of_a.iter().map(|row| columns(row)).collect::<Vec<_>>(),
+        [["history", "3", "5", "2"], ["entry", "3", "12", "3"]]
+    );
     assert_eq!(rows.len(), 8);
 }
 
@@ -121,7 +125,10 @@ fn a_segment_that_is_missing_ends_what_is_applied() {
     fs::remove_file(&segments(folder.path())[2]).unwrap();
     let (document, faults) = said(&folder);
     assert_eq!(document["source"]["log"]["writes"], 2, "{document:#}");
-    assert!(faults.len() == 1 && faults[0].contains("1 segments are missing") && faults[0].contains("not applied"), "{faults:?}");
+    assert!(
+        faults.len() == 1 && faults[0].contains("1 segments are missing") && faults[0].contains("not applied"),
+        "{faults:?}"
+    );
     assert_eq!(keys(&folder), ["/registry/1", "/registry/2", "/registry/a"]);
     assert_eq!(atrest(&["check", argument(folder.path())]).code, 1);
 }
@@ -239,11 +246,17 @@ fn of_several_members_only_what_is_known_to_be_committed_is_applied() {
     assert_eq!(faults, [""; 0]);
     assert_eq!(keys(&folder), ["/registry/1", "/registry/2", "/registry/a"]);
     let log = &document["source"]["log"];
-    assert_eq!((&log["voters"], &log["maybe_committed"]["first"], &log["maybe_committed"]["last"]), (&3.into(), &23.into(), &25.into()));
+    assert_eq!(
+        (&log["voters"], &log["maybe_committed"]["first"], &log["maybe_committed"]["last"]),
+        (&3.into(), &23.into(), &25.into())
+    );
     assert_eq!(log["maybe_committed"]["changes"], 2);
     let findings = document["findings"].as_array().unwrap();
     let finding = findings.iter().find(|finding| finding["id"] == "file.maybe-committed").unwrap();
-    assert_eq!((&finding["severity"], &finding["details"][0]), (&"warning".into(), &"entries 23 to 25 ask for 2 changes".into()));
+    assert_eq!(
+        (&finding["severity"], &finding["details"][0]),
+        (&"warning".into(), &"entries 23 to 25 ask for 2 changes".into())
+    );
 }
 
 #[test]
@@ -299,7 +312,9 @@ fn values_that_only_old_entries_have_are_residue() {
 fn files_that_are_no_segments_change_nothing() {
     let folder = one_key();
     six_puts().write(&wal(&folder));
-    for (name, content) in [("1.tmp", &b""[..]), ("0000000000000001-0000000000000001.wal.broken", b"x"), ("lost+found", b"")] {
+    for (name, content) in
+        [("1.tmp", &b""[..]), ("0000000000000001-0000000000000001.wal.broken", b"x"), ("lost+found", b"")]
+    {
         fs::write(wal(&folder).join(name), content).unwrap();
     }
     fs::write(folder.path().join("member/snap/db.tmp.1234"), b"x").unwrap();
