@@ -359,9 +359,12 @@ mod tests {
     use super::super::request::tests::{field, number, put, range, request};
     use super::*;
 
+    /// Revision, key, and creation, version and lease of what it has now.
+    type Kind = (i64, i64, String, Option<(i64, i64, i64)>);
+
     /// Keeps the changes, and knows no value but its own length.
     #[derive(Default)]
-    struct Kept(Vec<(i64, i64, String, Option<(i64, i64, i64)>)>);
+    struct Kept(Vec<Kind>);
 
     impl Keeper for Kept {
         fn compare(&mut self, value: ValueAt, other: &[u8]) -> Option<Ordering> {

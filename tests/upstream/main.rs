@@ -3,6 +3,8 @@
 //! `cargo test` leaves it alone. It is run before a change to what it covers is called done. Nothing here skips itself: a
 //! program that is missing is a failure that names the command which builds it.
 
+#[path = "../it/crashed.rs"]
+mod crashed;
 #[path = "../it/etcdutl.rs"]
 mod etcdutl;
 #[path = "../it/program.rs"]

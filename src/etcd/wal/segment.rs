@@ -119,7 +119,7 @@ impl Reader<'_> {
         let left = self.bytes.saturating_sub(at);
         if left < LENGTH_BYTES {
             // Frames are of whole words, so a rest of less is no frame's.
-            return Ok(None);
+            return if at == 0 { Err(Why::Head) } else { Ok(None) };
         }
         let length = self.window.bytes((0, self.file), self.bytes, at, LENGTH_BYTES).map_err(|_| Why::Unreadable)?;
         let length = FrameLength::decode(length).ok_or(Why::Length)?;
