@@ -3,6 +3,8 @@
 //! It counts what is there, not what opens: a value that names a key needs it, even if another key happens to open it, and
 //! a value that opens by a key needs that one, whatever it names.
 
+use crate::source::datadir::LogFacts;
+
 use super::row::{RecordKind, Row};
 use super::run::Audit;
 use super::summary::{Answer, KeyId, KeyRow};
@@ -76,7 +78,7 @@ pub fn passages(audit: &Audit, wanted: &[Wanted], including: Including) -> Vec<P
 
 /// Whether every record of the store was read, without which nothing can be said to be unneeded.
 pub fn read_whole(audit: &Audit) -> bool {
-    audit.fault_count == 0 && !audit.unsteady
+    audit.fault_count == 0 && !audit.unsteady && !audit.log.as_ref().is_some_and(LogFacts::may_lack_writes)
 }
 
 /// Whether a record needs one of the keys that are to go.

@@ -198,7 +198,7 @@ pub fn audit(store: &mut Store, rules: Rules, options: &Options<'_>) -> Result<A
         repeats,
         versions,
         file,
-        gaps: fault_count > 0 || reading.unsteady,
+        gaps: fault_count > 0 || reading.unsteady || reading.index.log().is_some_and(LogFacts::may_lack_writes),
     });
     let roots = Arc::unwrap_or_clone(reading.roots);
     Ok(Audit {

@@ -26,11 +26,35 @@ pub(super) struct Interest {
     /// Keys by a digest: the number of their name, where an entry that is to be carried out names them.
     touched: HashMap<u64, Option<u32>, BuildHasherDefault<AsItIs>>,
     names: Vec<Vec<u8>>,
-    ranges: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// Ranges that have nothing in common, in their order; the end of the last one may be open.
+    ranges: Vec<Range>,
     leases: HashSet<i64>,
     log: Option<Arc<Log>>,
     /// For each put of the log whether the store has its content.
     seen: Vec<AtomicBool>,
+}
+
+/// From a key to before another, or to the last one.
+type Range = (Vec<u8>, Option<Vec<u8>>);
+
+/// The same keys in ranges that have nothing in common, in their order.
+fn apart(mut ranges: Vec<Range>) -> Vec<Range> {
+    ranges.sort();
+    let mut apart: Vec<Range> = Vec::new();
+    for (from, end) in ranges {
+        match apart.last_mut() {
+            Some((_, None)) => break,
+            Some((_, last @ Some(_))) if last.as_ref() >= Some(&from) => {
+                // An open end is the greatest, although it sorts as the least.
+                *last = match end {
+                    Some(end) => last.take().max(Some(end)),
+                    None => None,
+                };
+            }
+            _ => apart.push((from, end)),
+        }
+    }
+    apart
 }
 
 /// Digests are hashes already.
@@ -75,14 +99,15 @@ impl Interest {
             interest.seen.resize_with(log.puts().len(), AtomicBool::default);
         }
         let mut window = Window::new();
-        for (number, entry) in entries.iter().enumerate() {
-            let request = super::request(log, entry, &mut window);
-            match request {
-                Some(request) => interest.add(&request, leases),
-                None => return (interest, Some(number)),
+        let unreadable = entries.iter().position(|entry| match super::request(log, entry, &mut window) {
+            Some(request) => {
+                interest.add(&request, leases);
+                false
             }
-        }
-        (interest, None)
+            None => true,
+        });
+        interest.ranges = apart(std::mem::take(&mut interest.ranges));
+        (interest, unreadable)
     }
 
     fn add(&mut self, request: &Request<'_>, leases: &HashSet<i64>) {
@@ -114,10 +139,7 @@ impl Interest {
         match range.end {
             None => self.name(range.key),
             Some(end) => {
-                let range = (range.key.to_vec(), Some(end.to_vec()));
-                if !self.ranges.contains(&range) {
-                    self.ranges.push(range);
-                }
+                self.ranges.push((range.key.to_vec(), Some(end.to_vec()).filter(|end| !end.is_empty())));
             }
         }
     }
@@ -127,7 +149,9 @@ impl Interest {
     }
 
     fn in_ranges(&self, key: &[u8]) -> bool {
-        self.ranges.iter().any(|(from, to)| KeyRange { key: from, end: to.as_deref() }.contains(key))
+        let behind = self.ranges.partition_point(|(from, _)| from.as_slice() <= key);
+        let range = behind.checked_sub(1).and_then(|number| self.ranges.get(number));
+        range.is_some_and(|(_, end)| end.as_deref().is_none_or(|end| key < end))
     }
 
     /// The store has this content.
@@ -318,5 +342,25 @@ impl<V: Visitor> Visitor for Noting<V> {
             interest.see(stray.kv.key, stray.kv.value);
         }
         self.inner.stray(stray);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_that_meet_become_one() {
+        let range =
+            |from: &str, end: &str| (from.as_bytes().to_vec(), (!end.is_empty()).then(|| end.as_bytes().to_vec()));
+        let check = |ranges: &[(&str, &str)], expected: &[(&str, &str)]| {
+            let of = |ranges: &[(&str, &str)]| ranges.iter().map(|(from, end)| range(from, end)).collect::<Vec<_>>();
+            assert_eq!(apart(of(ranges)), of(expected));
+        };
+        check(&[("m", "p"), ("a", "c"), ("b", "d")], &[("a", "d"), ("m", "p")]);
+        check(&[("a", "z"), ("b", "d")], &[("a", "z")]);
+        check(&[("a", "c"), ("b", ""), ("x", "z")], &[("a", "")]);
+        check(&[("a", ""), ("a", "c")], &[("a", "")]);
+        check(&[], &[]);
     }
 }

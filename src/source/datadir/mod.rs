@@ -91,6 +91,13 @@ pub struct LogFacts {
     pub leftovers: Vec<String>,
 }
 
+impl LogFacts {
+    /// Whether there may be writes of the cluster that were not applied, since nobody here can tell.
+    pub fn may_lack_writes(&self) -> bool {
+        self.maybe_committed.is_some_and(|(_, _, changes)| changes > 0)
+    }
+}
+
 /// What a pass prepares.
 struct Prepared<P> {
     own: P,

@@ -88,6 +88,16 @@ fn keys(folder: &TempDir) -> Vec<String> {
     rows(folder).iter().filter(|row| cell(row, "record") == "entry").map(|row| cell(row, "key").to_owned()).collect()
 }
 
+/// A configuration that encrypts Secrets.
+fn config(folder: &TempDir) -> String {
+    private(
+        folder,
+        "config.json",
+        br#"{"kind":"EncryptionConfiguration","apiVersion":"apiserver.config.k8s.io/v1","resources":[{"resources":["secrets"],
+            "providers":[{"secretbox":{"keys":[{"name":"k","secret":"Adge2++wPwjkg+zMNQ281iseBpi7pY0sPwsT45vXsE8="}]}},{"identity":{}}]}]}"#,
+    )
+}
+
 /// What the audit says of the log, and the words of all faults.
 fn said(folder: &TempDir) -> (Value, Vec<String>) {
     let document = atrest(&["audit", argument(folder.path()), "-o", "json"]).json();
@@ -253,6 +263,9 @@ fn of_several_members_only_what_is_known_to_be_committed_is_applied() {
     assert_eq!(log["maybe_committed"]["changes"], 2);
     let findings = document["findings"].as_array().unwrap();
     let finding = findings.iter().find(|finding| finding["id"] == "file.maybe-committed").unwrap();
+    // What may be lacking could need any key.
+    let gate = atrest(&["keys", argument(folder.path()), "-c", &config(&folder), "--require-unused", "k"]);
+    assert_eq!(gate.code, 1, "{}", gate.err);
     assert_eq!(
         (&finding["severity"], &finding["details"][0]),
         (&"warning".into(), &"entries 23 to 25 ask for 2 changes".into())
@@ -292,12 +305,7 @@ fn values_that_only_old_entries_have_are_residue() {
     log.entry(TERM, &put(&key, &old));
     log.entry(TERM, &put(&secret_key("b"), &secret("b", "bmV3")));
     log.write(&wal(&folder));
-    let config = private(
-        &folder,
-        "config.json",
-        br#"{"kind":"EncryptionConfiguration","apiVersion":"apiserver.config.k8s.io/v1","resources":[{"resources":["secrets"],
-            "providers":[{"secretbox":{"keys":[{"name":"k","secret":"Adge2++wPwjkg+zMNQ281iseBpi7pY0sPwsT45vXsE8="}]}},{"identity":{}}]}]}"#,
-    );
+    let config = config(&folder);
     let document = audit(argument(folder.path()), &[&config], &["-o", "json"]).json();
     assert_eq!(document["totals"]["residue"], 1, "{document:#}");
     let findings = document["findings"].as_array().unwrap();
