@@ -96,6 +96,16 @@ impl SourceArgs {
         }
     }
 
+    /// Refuses what only a file can show.
+    pub fn refuse_live(&self, what: &str) -> Result<(), Failure> {
+        match self.wanted()? {
+            Wanted::File(_) => Ok(()),
+            #[cfg(feature = "live")]
+            Wanted::Live(_) => Err(Failure::usage(format!("a running etcd shows no {what}"))
+                .hint("take a snapshot, and read that: `atrest snapshot save -o FILE --endpoints ...`")),
+        }
+    }
+
     #[cfg(feature = "live")]
     fn endpoints(&self) -> Result<Wanted<'_>, Failure> {
         match self.live.or_from_environment() {

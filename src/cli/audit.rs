@@ -18,7 +18,7 @@ use super::Failure;
 use super::args::{FailOn, GlobalArgs, paint};
 use super::exit::Exit;
 use super::judge::{JudgeArgs, Judged, judge};
-use super::output::print;
+use super::output::{print, tell};
 
 /// Classify and verify every value: findings, coverage, verdict
 ///
@@ -131,6 +131,9 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     if !rows && (args.only.is_some() || args.history || args.residue) {
         return Err(Failure::usage("--only, --history and --residue are about rows").hint("add -o csv or -o jsonl"));
     }
+    if args.history || args.residue {
+        args.judge.source.refuse_live("older revisions and nothing of what is left of them")?;
+    }
     let script = args.remedy.as_deref().map(|path| begin(args, path)).transpose()?;
     let selection = Selection::parse(&args.selection).map_err(|error| Failure::usage(error.to_string()))?;
     let judged = judge(&args.judge, global, "auditing", |options| {
@@ -155,6 +158,9 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
         finish(script, |out| report::remedy::write(out, &audit, &facts, scope, &mut || all.again()))?;
     }
     let rows = all.filter(|_| rows);
+    if rows.is_some() {
+        tell(&audit.notes);
+    }
     print(exit, |out| match (args.output, rows) {
         (Form::Csv, Some(rows)) => report::csv::write(out, rows, &audit.context, &|row| wanted(args, row)),
         (Form::Jsonl, Some(rows)) => report::jsonl::write(out, rows, &audit.context, &|row| wanted(args, row)),

@@ -16,7 +16,7 @@ use super::args::{GlobalArgs, SourceArgs, paint};
 use super::exit::Exit;
 use super::output::print;
 use super::progress::Progress;
-use super::source::{OpenSource, open};
+use super::source::{OpenSource, about, open};
 
 /// Which of these configurations belongs to this backup?
 ///
@@ -88,7 +88,7 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     let pass = PassOptions { digest: false, threads: 0, progress: &|bytes| progress.add(bytes) };
     let roots = (!args.etcd_prefix.is_empty()).then(|| Roots::given(&args.etcd_prefix));
     let outcome = fit(&mut store, &rules, pass, roots);
-    let fit = outcome.map_err(|error| Failure::from(error).about(&facts.path))?;
+    let fit = outcome.map_err(|error| about(Failure::from(error), &facts))?;
     drop(progress);
     let exit = if fit.one_reads_all() { Exit::Done } else { Exit::Findings };
     print(exit, |out| match args.output {

@@ -22,7 +22,7 @@ use super::exit::Exit;
 use super::judge::JudgeArgs;
 use super::output::print;
 use super::progress::Progress;
-use super::source::{OpenSource, open};
+use super::source::{OpenSource, about, open};
 
 /// Of what could not be opened so many are named on standard error.
 const NAMED_FAILURES: usize = 10;
@@ -120,8 +120,12 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     }
     let fields = Fields::parse(args.field_selector.as_deref().unwrap_or_default());
     let fields = fields.map_err(|error| Failure::usage(error.to_string()))?;
+    if args.all_revisions || args.deleted {
+        args.judge.source.refuse_live("older revisions and nothing that was deleted")?;
+    }
     let given = super::configs::given(&args.judge.config.config, &args.judge.token)?;
     let OpenSource { mut store, facts, log_beside } = open(&args.judge.source, global)?;
+    store.look_at(args.revision);
     let rules = given.rules(&mut store, &facts.path, global)?;
     let roots = (!args.judge.etcd_prefix.is_empty()).then(|| Roots::given(&args.judge.etcd_prefix));
     #[cfg(feature = "kms")]
@@ -152,7 +156,7 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
         digests: None,
         deks,
     };
-    let found = find(&mut store, &rules, &wanted).map_err(|error| Failure::from(error).about(&facts.path))?;
+    let found = find(&mut store, &rules, &wanted).map_err(|error| about(Failure::from(error), &facts))?;
     if log_beside {
         eprintln!("atrest: {}: newer writes may be only in the log beside it", harmless(&facts.path));
     }
@@ -279,6 +283,13 @@ fn conclude(args: &Args, found: &Found<'_>, tally: &Tally, configured: bool) -> 
     }
     if found.damaged {
         eprintln!("atrest: the file is damaged, so something may be missing; `atrest check` says what");
+        exit = Exit::Findings;
+    }
+    super::output::tell(&found.notes);
+    if found.has_lost() {
+        eprintln!(
+            "atrest: the server had forgotten or lost what was seen before all of it was read again; run this anew"
+        );
         exit = Exit::Findings;
     }
     if found.altered {

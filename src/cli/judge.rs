@@ -2,8 +2,6 @@
 
 use clap::Args;
 
-#[cfg(not(feature = "kms"))]
-use crate::audit::deks::Deks;
 use crate::audit::rules::Rules;
 use crate::audit::run::{Audit, Options, RowsWanted, audit};
 use crate::kube::key::Roots;
@@ -15,7 +13,7 @@ use super::Failure;
 use super::args::{ConfigArgs, GlobalArgs, SourceArgs};
 use super::configs::{self, TokenArgs};
 use super::progress::Progress;
-use super::source::{OpenSource, open};
+use super::source::{OpenSource, about, open};
 
 /// A store, and what it is judged by.
 #[derive(Debug, Args)]
@@ -54,15 +52,14 @@ pub fn judge(
     let OpenSource { mut store, facts, log_beside } = open(&args.source, global)?;
     let rules = given.rules(&mut store, &facts.path, global)?;
     let roots = (!args.etcd_prefix.is_empty()).then(|| Roots::given(&args.etcd_prefix));
-    #[cfg(feature = "kms")]
-    let deks = match super::kms::prepare(&args.kms, (&rules, &[]), &mut store, roots.clone(), global)? {
-        super::kms::Prepared::Plan(plan) => return Ok(Judged::Plan(plan)),
-        super::kms::Prepared::Deks(deks) => deks,
-    };
-    #[cfg(not(feature = "kms"))]
-    let deks = Deks::default();
-    let mut options = Options { roots, deks, log_beside, ..Options::default() };
+    let mut options = Options { roots: roots.clone(), log_beside, ..Options::default() };
     shape(&mut options);
+    store.look_at(options.revision);
+    #[cfg(feature = "kms")]
+    match super::kms::prepare(&args.kms, (&rules, &[]), &mut store, roots, global)? {
+        super::kms::Prepared::Plan(plan) => return Ok(Judged::Plan(plan)),
+        super::kms::Prepared::Deks(deks) => options.deks = deks,
+    }
     let digest = !args.source.no_digest;
     let audit = pass(&mut store, &facts, rules, options, (digest, global, message))?;
     Ok(Judged::Audited(Box::new(audit), facts))
@@ -94,7 +91,7 @@ fn pass(
     let progress = Progress::bytes(global, message, reads * store.bytes());
     let pass = PassOptions { digest, threads: 0, progress: &|bytes| progress.add(bytes) };
     let outcome = audit(store, rules, &Options { pass, ..options });
-    outcome.map_err(|error| Failure::from(error).about(&facts.path))
+    outcome.map_err(|error| about(Failure::from(error), facts))
 }
 
 /// Loads configurations and prepares their chains, where there is no store to ask.

@@ -16,7 +16,7 @@ use super::args::{GlobalArgs, paint};
 use super::exit::Exit;
 use super::judge::{JudgeArgs, Judged, judge};
 use super::losses::Include;
-use super::output::print;
+use super::output::{print, tell};
 
 /// For each key: entries, history, residue; can it go?
 ///
@@ -67,6 +67,11 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
             Failure::usage("-o csv lists the values that need a key").hint("name the key with --require-unused")
         );
     }
+    if !args.including.is_empty() {
+        args.judge.source.refuse_live(
+            "older revisions and nothing of what is left of them, so --including has nothing to look at",
+        )?;
+    }
     let judged = judge(&args.judge, global, "reading", |options| {
         options.rows = if args.require_unused.is_empty() { RowsWanted::None } else { RowsWanted::Residue };
     })?;
@@ -74,6 +79,7 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
         Judged::Audited(audit, facts) => (audit, facts),
         Judged::Plan(plan) => return print(Exit::Done, |out| out.write_all(plan.as_bytes())),
     };
+    tell(&audit.notes);
     answer(args, &mut audit, &facts)
 }
 

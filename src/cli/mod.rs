@@ -32,6 +32,8 @@ mod progress;
 mod recover_config;
 mod rewrite;
 mod salvage;
+#[cfg(feature = "live")]
+mod snapshot;
 mod source;
 mod status;
 mod version;
@@ -93,6 +95,9 @@ enum Command {
     Diff(Box<diff::Args>),
     Status(Box<status::Args>),
     RecoverConfig(recover_config::Args),
+    #[cfg(feature = "live")]
+    #[command(subcommand)]
+    Snapshot(snapshot::Command),
     #[command(subcommand)]
     Config(config::Command),
     Completion(completion::Args),
@@ -130,6 +135,8 @@ pub fn main() -> ExitCode {
         Command::Decode(args) => decode::run(args, &cli.global),
         Command::Status(args) => status::run(args, &cli.global),
         Command::RecoverConfig(args) => recover_config::run(args, &cli.global),
+        #[cfg(feature = "live")]
+        Command::Snapshot(command) => snapshot::run(command, &cli.global),
         Command::Config(command) => config::run(command, &cli.global),
         Command::Completion(args) => completion::run(args),
         Command::Man(args) => man::run(args),

@@ -16,3 +16,8 @@ pub fn print(exit: Exit, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -
         Err(error) => Failure::printing(&error).map(|_| exit),
     }
 }
+
+/// Says on standard error what the answer itself does not say.
+pub fn tell(notes: &[String]) {
+    notes.iter().for_each(|note| eprintln!("atrest: {}", crate::report::text::harmless(note)));
+}

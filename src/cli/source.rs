@@ -34,6 +34,11 @@ impl OpenSource {
     }
 }
 
+/// Puts the source's name in front of what went wrong. A server's errors name their endpoint themselves.
+pub fn about(failure: Failure, facts: &SourceFacts) -> Failure {
+    if facts.is_live() { failure } else { failure.about(&facts.path) }
+}
+
 /// Opens what is to be read.
 pub fn open(args: &SourceArgs, global: &GlobalArgs) -> Result<OpenSource, Failure> {
     match args.wanted()? {

@@ -21,7 +21,7 @@ use super::fault::{LiveError, Trouble, is_ours};
 use crate::grpc::{find, tame, with_causes, without_details};
 
 /// The most bytes of an answer that holds several values.
-pub const MAX_ANSWER_BYTES: usize = 24 << 20;
+pub const MAX_ANSWER_BYTES: usize = 12 << 20;
 
 /// The most bytes of an answer that holds one value. etcd's own limit for a value is 1.5 MiB unless it was raised.
 pub const MAX_SINGLE_ANSWER_BYTES: usize = 256 << 20;

@@ -105,6 +105,8 @@ pub struct Found<'f> {
     pub damaged: bool,
     /// Whether the file is not the one that was saved.
     pub altered: bool,
+    /// What else the reader should know.
+    pub notes: Vec<String>,
 }
 
 /// One object, or what is left of it.
@@ -172,7 +174,7 @@ pub fn find<'f>(store: &'f mut Store, rules: &'f Rules, wanted: &'f Wanted<'f>) 
             (roots, selected.unwrap_or_else(Selected::everything))
         }
     };
-    let (index, roots, digests, damaged, last, custom) = loop {
+    let (index, roots, digests, damaged, last, custom, notes) = loop {
         let given = roots.is_some();
         let given_roots = roots.take().map(Arc::new);
         let prepare = |reader: Reader<'_>| {
@@ -194,7 +196,7 @@ pub fn find<'f>(store: &'f mut Store, rules: &'f Rules, wanted: &'f Wanted<'f>) 
                 continue;
             }
         }
-        break (pass.index, used, pass.digests, damaged, last, custom);
+        break (pass.index, used, pass.digests, damaged, last, custom, pass.notes);
     };
     check_revision(wanted.revision, &index, last)?;
     let altered = digests.is_some_and(|digests: Digests| digests.trailer == Trailer::Mismatch);
@@ -211,6 +213,7 @@ pub fn find<'f>(store: &'f mut Store, rules: &'f Rules, wanted: &'f Wanted<'f>) 
         selected,
         damaged,
         altered,
+        notes,
     };
     found.pending = found.next_noted().map_err(AuditError::Spill)?;
     Ok(found)
@@ -309,6 +312,11 @@ impl Found<'_> {
                 return Ok(Some(items));
             }
         }
+    }
+
+    /// Whether something that was seen could not be read again, as it can happen with a running server.
+    pub fn has_lost(&self) -> bool {
+        self.store.has_lost()
     }
 
     /// Reads, opens and decodes what was noted.

@@ -26,7 +26,7 @@ pub const TOOL: Tool = Tool { name: "atrest", version: env!("CARGO_PKG_VERSION")
 pub struct SourceFacts {
     /// The path as it was given.
     pub path: String,
-    /// `snapshot`, `database` or `data-dir`.
+    /// `snapshot`, `database`, `data-dir`, `kine` or `live`.
     pub kind: &'static str,
     /// What it was packed in: `gzip`, `tar+gzip`; none for a plain file.
     pub container: Option<String>,
@@ -44,6 +44,13 @@ impl SourceFacts {
     /// Whether it can end with a digest of itself.
     pub fn has_trailer(&self) -> bool {
         self.kind != "kine"
+    }
+}
+
+impl SourceFacts {
+    /// Whether it is a running server, which has no file, and shows neither history nor what is left of it.
+    pub fn is_live(&self) -> bool {
+        self.kind == "live"
     }
 }
 
@@ -82,6 +89,8 @@ struct Source<'d> {
     prefixes: Vec<&'d str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     log: Option<Log>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    notes: &'d [String],
 }
 
 #[derive(Serialize)]
@@ -256,6 +265,7 @@ fn source<'d>(audit: &'d Audit, facts: &'d SourceFacts) -> Source<'d> {
         etcd_version: audit.meta.written_by(),
         prefixes: audit.context.roots.iter().map(|root| root.path()).collect(),
         log: audit.log.as_ref().and_then(Log::of),
+        notes: &audit.notes,
     }
 }
 

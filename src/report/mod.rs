@@ -27,6 +27,8 @@ pub mod remedy;
 pub mod rewrite;
 pub mod row;
 pub mod salvage;
+#[cfg(feature = "live")]
+pub mod saved;
 pub mod shell;
 pub mod status;
 pub mod table;

@@ -39,7 +39,7 @@ pub fn write(
     paint: Paint,
     width: Width,
 ) -> io::Result<()> {
-    verdict(out, audit, scope, paint)?;
+    verdict(out, audit, (facts, scope), paint)?;
     source(out, audit, facts)?;
     coverage(out, &audit.summary, paint, width)?;
     if width == Width::Wide {
@@ -50,7 +50,12 @@ pub fn write(
 }
 
 /// The answer in one line, and the totals below it.
-fn verdict(out: &mut dyn Write, audit: &Audit, scope: Option<&str>, paint: Paint) -> io::Result<()> {
+fn verdict(
+    out: &mut dyn Write,
+    audit: &Audit,
+    (facts, scope): (&SourceFacts, Option<&str>),
+    paint: Paint,
+) -> io::Result<()> {
     let summary = &audit.summary;
     let totals = &summary.totals;
     let (mark, sentence) = match summary.answer {
@@ -68,6 +73,13 @@ fn verdict(out: &mut dyn Write, audit: &Audit, scope: Option<&str>, paint: Paint
     writeln!(out, "{painted}")?;
     if let Some(scope) = scope {
         writeln!(out, "only {scope}; nothing is said of the rest")?;
+    }
+    if facts.is_live() {
+        let [entries, encrypted, plaintext] = [totals.entries, totals.encrypted, totals.plaintext].map(grouped);
+        return writeln!(
+            out,
+            "{entries} entries ({encrypted} encrypted, {plaintext} plaintext); a running etcd shows nothing older"
+        );
     }
     writeln!(
         out,
@@ -120,14 +132,16 @@ fn source(out: &mut dyn Write, audit: &Audit, facts: &SourceFacts) -> io::Result
     let digest = match audit.digests {
         _ if !facts.has_trailer() => String::new(),
         Some(digests) => format!(", digest {}", digests.trailer.word()),
+        None if facts.is_live() => String::new(),
         None => ", digest not checked".to_owned(),
     };
     let path = harmless(&facts.path);
+    let etcd = if facts.is_live() { etcd.replace("written by ", "") } else { etcd };
     writeln!(out, "{path}: {}{container}{etcd}, revision {}{digest}", facts.kind, audit.revision)?;
-    match &audit.log {
-        Some(log) => writeln!(out, "its log: {}", super::log::words(log)),
-        None => Ok(()),
+    if let Some(log) = &audit.log {
+        writeln!(out, "its log: {}", super::log::words(log))?;
     }
+    audit.notes.iter().try_for_each(|note| writeln!(out, "{}", harmless(note)))
 }
 
 fn coverage(out: &mut dyn Write, summary: &Summary, paint: Paint, width: Width) -> io::Result<()> {

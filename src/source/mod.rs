@@ -18,6 +18,8 @@ pub mod members;
 pub mod ordered;
 mod pace;
 pub mod residue;
+#[cfg(feature = "live")]
+pub mod save;
 pub mod scan;
 pub mod snapshot;
 pub mod store;

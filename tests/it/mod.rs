@@ -13,6 +13,8 @@ mod hygiene;
 mod keys;
 mod layers;
 mod leftovers;
+#[cfg(feature = "live")]
+mod live;
 mod made;
 #[cfg(feature = "kms")]
 mod minting;

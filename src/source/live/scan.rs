@@ -56,7 +56,7 @@ pub(super) struct Scan<'s> {
     index: LiveIndex,
     /// Failures since the last page that came.
     failures: Vec<LiveError>,
-    /// How often another member, or the same anew, took over.
+    /// How often another member, or the same anew, took over. What was under way then fails with it.
     interruptions: u64,
     /// The pins that were given up.
     forgotten: Vec<i64>,
@@ -66,6 +66,8 @@ pub(super) struct Scan<'s> {
 struct Landed {
     number: usize,
     member: SharedMember,
+    /// The interruptions before it was asked for.
+    interruptions: u64,
     pin: i64,
     end: Vec<u8>,
     limit: usize,
@@ -143,11 +145,11 @@ impl<'s> Scan<'s> {
     fn ask(&mut self, number: usize, under_way: &mut JoinSet<Landed>) {
         let Some(Segment { from, end, .. }) = self.segments.get(number).cloned() else { return };
         let Some(member) = self.store.live.cluster().in_turn().next().map(Arc::clone) else { return };
-        let (pin, limit) = (self.pin, self.limit);
+        let (pin, limit, interruptions) = (self.pin, self.limit, self.interruptions);
         let options = self.options(&end);
         under_way.spawn(async move {
             let result = member.range(from, options, limit == 1).await;
-            Landed { number, member, pin, end, limit, result }
+            Landed { number, member, interruptions, pin, end, limit, result }
         });
     }
 
@@ -163,13 +165,15 @@ impl<'s> Scan<'s> {
 
     async fn landed(&mut self, landed: Result<Landed, JoinError>) -> Result<(), Unanswered> {
         // Nobody aborts a page, and asking does not panic.
-        let Ok(Landed { number, member, pin, end, limit, result }) = landed else { return Ok(()) };
+        let Ok(Landed { number, member, interruptions, pin, end, limit, result }) = landed else { return Ok(()) };
         match result {
             Ok(answer) => {
                 self.failures.clear();
                 self.page(number, pin, &end, &answer);
                 return Ok(());
             }
+            // It went down with another page, whose failure has been dealt with.
+            Err(error) if error.trouble.outcome_is_unknown() && interruptions != self.interruptions => {}
             Err(error) => self.failed(error, &member, pin, limit).await?,
         }
         if let Some(segment) = self.segments.get_mut(number) {
@@ -242,7 +246,12 @@ impl<'s> Scan<'s> {
                 return Ok(());
             }
             trouble if !trouble.may_go_elsewhere() => return Err(error.into()),
-            trouble => self.interruptions += u64::from(*trouble != Trouble::Future),
+            Trouble::Future => {}
+            _ => {
+                self.interruptions += 1;
+                // What a slow or broken line does not bring as a whole may come in pieces.
+                self.limit = (limit / 2).clamp(1, self.limit.max(1));
+            }
         }
         let is_first_of_member = self.failures.last().is_none_or(|last| last.endpoint != error.endpoint);
         let lags = error.trouble == Trouble::Future;
@@ -304,8 +313,10 @@ impl<'s> Scan<'s> {
     async fn stream_from(&mut self, member: &SharedMember, segment: &Segment, pin: i64) -> Result<(), LiveError> {
         let options = self.store.options(&segment.end, 0, pin);
         let mut stream = member.range_stream(segment.from.clone(), options).await?;
-        let mut from = segment.from.clone();
+        let (mut from, mut is_whole) = (segment.from.clone(), false);
         while let Some(chunk) = member.next_range(&mut stream).await? {
+            // Only the last answer of a stream that is whole has a header.
+            is_whole = chunk.header().is_some();
             let Some(last) = chunk.kvs().last() else { continue };
             let mut behind = last.key().to_vec();
             behind.push(0);
@@ -315,6 +326,12 @@ impl<'s> Scan<'s> {
                 segment.from = behind;
             }
         }
-        Ok(())
+        match is_whole {
+            true => Ok(()),
+            false => {
+                let trouble = Trouble::Broken("the stream ended before its last answer".to_owned());
+                Err(LiveError { endpoint: member.endpoint().clone(), trouble })
+            }
+        }
     }
 }

@@ -1,0 +1,11 @@
+//! A running etcd as a source: each test has servers of its own, which end with it.
+
+mod audit;
+mod connect;
+mod faults;
+mod members;
+mod proxy;
+mod server;
+mod snapshot;
+mod tls;
+mod users;
