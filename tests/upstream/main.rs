@@ -24,6 +24,8 @@ mod built;
 mod check;
 mod kms;
 mod kube;
+#[cfg(feature = "live")]
+mod live;
 mod oracle;
 mod restored;
 mod rewritten;
