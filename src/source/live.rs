@@ -97,8 +97,10 @@ impl LiveStore {
 
     /// Reads the keyspace as it was at a revision.
     pub fn at(&mut self, revision: Option<i64>) {
-        self.asked = revision;
-        self.pin = None;
+        if self.asked != revision {
+            self.asked = revision;
+            self.pin = None;
+        }
     }
 
     /// The connection.
