@@ -26,7 +26,7 @@ use super::exit::Exit;
 use super::judge::{JudgeArgs, rules};
 use super::output::print;
 use super::progress::Progress;
-use super::source::{OpenSource, open};
+use super::source::{OpenSource, about, open};
 
 /// Of what could not be opened so many are named on standard error.
 const NAMED_FAILURES: usize = 10;
@@ -80,6 +80,13 @@ pub struct Args {
     report: Report,
 }
 
+impl Args {
+    /// With endpoints the first word is no source.
+    pub fn settle(&mut self) {
+        self.judge.source.give_back(&mut self.selection, false);
+    }
+}
+
 const EXAMPLES: &str = "\
 Exit codes: 0 everything that was wanted is written; 1 something did not open, is not as its key says, or may be missing from
 a damaged file, or nothing was found; 2 wrong usage; 3 the input cannot be read; 4 what is written cannot be.
@@ -110,6 +117,7 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     let fields = Fields::parse(args.field_selector.as_deref().unwrap_or_default()).map_err(|error| usage(&error))?;
     let rules = rules(&args.judge.config)?;
     let OpenSource { mut store, facts, log_beside } = open(&args.judge.source, global)?;
+    store.look_at(args.revision);
     let roots = (!args.judge.etcd_prefix.is_empty()).then(|| Roots::given(&args.judge.etcd_prefix));
     #[cfg(feature = "kms")]
     let deks = match super::kms::prepare(&args.judge.kms, (&rules, &[]), &mut store, roots.clone(), global)? {
@@ -136,7 +144,8 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
         digests: None,
         deks,
     };
-    let mut found = find(&mut store, &rules, &wanted).map_err(|error| Failure::from(error).about(&facts.path))?;
+    let mut found = find(&mut store, &rules, &wanted).map_err(|error| about(Failure::from(error), &facts))?;
+    super::output::tell(&found.notes);
     if log_beside {
         eprintln!("atrest: {}: newer writes may be only in the log beside it", harmless(&facts.path));
     }
@@ -146,6 +155,7 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     let extraction = Extraction::begin(&mut found, treatment).map_err(broken)?;
     let written = write(extraction, &mut place, &mut missing)?;
     let counts = place.finish(written)?;
+    let damaged = damaged || found.has_lost();
     let exit = conclude(args, &counts, &missing, (damaged, altered), rules.given());
     let name =
         args.output_dir.as_ref().or(args.bundle.as_ref()).map_or(String::new(), |path| path.display().to_string());

@@ -85,7 +85,7 @@ fn member(facts: &MemberFacts) -> Member<'_> {
             .map(|status| &status.storage_version)
             .filter(|text| !text.is_empty())
             .map(String::as_str),
-        revision: status.map(|status| status.revision),
+        revision: status.map(|status| status.revision).filter(|revision| *revision != 0),
         leader: status.map(|status| status.is_leader),
         learner: status.map(|status| status.is_learner),
         raft_term: status.map(|status| status.raft_term),
@@ -131,7 +131,7 @@ pub fn text(out: &mut dyn Write, report: &Members, paint: Paint) -> io::Result<(
     let line = format!("{} {}", if report.is_well() { "[PASS]" } else { "[FAIL]" }, answer(report));
     let line = if report.is_well() { paint.good(&line) } else { paint.severity(Severity::Error, &line) };
     writeln!(out, "{line}")?;
-    let rows: Vec<_> = report.members.iter().map(row).collect();
+    let rows: Vec<_> = report.members.iter().map(|member| row(member, report.kind)).collect();
     let headings = HEADINGS.map(str::to_owned);
     let width = |column: usize| {
         let cells = std::iter::once(&headings).chain(&rows).filter_map(|row| row.get(column));
@@ -153,10 +153,11 @@ pub fn text(out: &mut dyn Write, report: &Members, paint: Paint) -> io::Result<(
 const HEADINGS: [&str; 9] =
     ["ENDPOINT", "NAME", "VERSION", "ROLE", "REVISION", "DB SIZE", "IN USE", "HASHKV", "COMPACTED"];
 
-fn row(facts: &MemberFacts) -> [String; HEADINGS.len()] {
+fn row(facts: &MemberFacts, kind: Kind) -> [String; HEADINGS.len()] {
     let dash = || "-".to_owned();
     let status = facts.status.as_ref();
     let role = |leader: bool, learner: bool| match (leader, learner) {
+        _ if kind == Kind::Kine => "-",
         (true, _) => "leader",
         (_, true) => "learner",
         _ => "follower",
@@ -167,7 +168,7 @@ fn row(facts: &MemberFacts) -> [String; HEADINGS.len()] {
         if facts.name.is_empty() { dash() } else { harmless(&facts.name).into_owned() },
         status.map_or_else(dash, |status| harmless(&status.version).into_owned()),
         status.map_or_else(dash, |status| role(status.is_leader, status.is_learner).to_owned()),
-        status.map_or_else(dash, |status| status.revision.to_string()),
+        status.filter(|status| status.revision != 0).map_or_else(dash, |status| status.revision.to_string()),
         bytes(status.map(|status| status.db_bytes)),
         bytes(status.map(|status| status.db_bytes_in_use)),
         facts.hash.map_or_else(dash, |hash| hash.hash.to_string()),

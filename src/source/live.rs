@@ -97,8 +97,10 @@ impl LiveStore {
 
     /// Reads the keyspace as it was at a revision.
     pub fn at(&mut self, revision: Option<i64>) {
-        self.asked = revision;
-        self.pin = None;
+        if self.asked != revision {
+            self.asked = revision;
+            self.pin = None;
+        }
     }
 
     /// The connection.
@@ -146,10 +148,10 @@ impl LiveStore {
     }
 
     fn meta(&self) -> StoreMeta {
-        let status = &self.live.greeting().status;
-        let storage = Some(status.storage_version().to_owned()).filter(|version| !version.is_empty());
-        let version = Some(self.live.greeting().version.clone()).filter(|version| !version.is_empty());
-        StoreMeta { storage_version: storage, cluster_version: version, ..StoreMeta::default() }
+        // What a server notes about itself is not in its answers, but its own release is. That of kine is another's.
+        let version = Some(self.live.greeting().version.clone());
+        let storage_version = version.filter(|version| !version.is_empty() && !self.is_kine());
+        StoreMeta { storage_version, ..StoreMeta::default() }
     }
 
     /// Whether it is kine, which takes no request that kube-apiserver would not make.

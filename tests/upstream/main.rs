@@ -27,6 +27,8 @@ mod check;
 mod kms;
 mod kube;
 #[cfg(feature = "live")]
+mod live;
+#[cfg(feature = "live")]
 mod live_rewrite;
 mod oracle;
 mod restored;

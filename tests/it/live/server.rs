@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::it::servers::Release;
+use super::super::servers::Release;
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -130,7 +130,7 @@ impl Member {
 
     /// What etcdctl says.
     pub fn etcdctl(&self, arguments: &[&str]) -> String {
-        String::from_utf8(crate::it::servers::output(self.command(arguments))).expect("etcdctl writes text")
+        String::from_utf8(super::super::servers::output(self.command(arguments))).expect("etcdctl writes text")
     }
 
     pub fn put(&self, key: &str, value: &[u8]) {
@@ -181,7 +181,7 @@ fn restore(release: Release, snapshot: &Path, identity: &[&str], data: &Path) {
     let mut command = without_settings(release.program(tool));
     command.env("ETCDCTL_API", "3").args(["snapshot", "restore"]).arg(snapshot);
     command.args(identity).arg("--data-dir").arg(data);
-    crate::it::servers::output(command);
+    super::super::servers::output(command);
 }
 
 /// A tester's own environment must not reach the programs.
@@ -219,7 +219,7 @@ impl Authority {
     fn openssl(&self, arguments: &[&str], more: &[&str]) {
         let mut command = Command::new("openssl");
         command.current_dir(self.folder.path()).args(arguments).args(more);
-        crate::it::servers::output(command);
+        super::super::servers::output(command);
     }
 
     /// The path of a file.
