@@ -30,6 +30,7 @@ mod next;
 mod output;
 mod progress;
 mod recover_config;
+mod resealing;
 mod rewrite;
 mod salvage;
 mod source;

@@ -10,6 +10,7 @@ use crate::audit::classify::{Reason, Told, Verdict, judge};
 use crate::audit::deks::Deks;
 use crate::audit::finding::ValueFinding;
 use crate::audit::rules::{ChainRef, Guard, KeyRef, Rules};
+use crate::distro::reseal::Replacements;
 use crate::kube::key::{Address, ObjectKey, Reserved};
 use crate::kube::select::Selected;
 use crate::provider::chain::Answer;
@@ -37,6 +38,8 @@ pub struct Policy<'p> {
     pub all: bool,
     /// Whether what does not open stays as it is, instead of being refused.
     pub keep_unreadable: bool,
+    /// Values that become others, whatever else is decided: what a distribution keeps of its own state.
+    pub replacements: &'p Replacements,
 }
 
 /// Who guards the values of a folder of keys.
@@ -83,6 +86,8 @@ pub enum Decision<'d> {
         /// Whether that is on another key than it is on now.
         moves: bool,
     },
+    /// Another value takes its place, as it is.
+    Replaced(&'d [u8]),
     /// It keeps the result from being taken.
     Refused(Refusal),
 }
@@ -161,6 +166,9 @@ impl Policy<'_> {
 
     /// Decides about a value.
     pub fn decide<'d>(&'d self, subject: Subject<'d>, scratch: &'d mut Scratch) -> Decided<'d> {
+        if let Some(new) = self.replacement(subject) {
+            return Decided { decision: Decision::Replaced(new), kind: None, key_name: None };
+        }
         let Subject { address, guards, key, value } = subject;
         let Address::Object(object) = address else { return self.no_object(address, value) };
         if !self.selects(object) {
@@ -188,6 +196,9 @@ impl Policy<'_> {
         subject: Subject<'d>,
         scratch: &'d mut Scratch,
     ) -> Option<(&'d [u8], Option<ChainRef>)> {
+        if let Some(new) = self.replacement(subject) {
+            return Some((new, None));
+        }
         let Subject { address, guards, key, value } = subject;
         let Address::Object(object) = address else { return None };
         if !self.selects(object) {
@@ -197,7 +208,7 @@ impl Policy<'_> {
             // The object inside settles who guards it.
             return match self.decide(subject, scratch).decision {
                 Decision::Rewritten { plaintext, chain, .. } => Some((plaintext, chain)),
-                Decision::Stays(_) | Decision::Refused(_) => None,
+                Decision::Stays(_) | Decision::Replaced(_) | Decision::Refused(_) => None,
             };
         };
         let Scratch { current: room, target } = scratch;
@@ -207,6 +218,12 @@ impl Policy<'_> {
         let chain = self.target.chain(guards.target, object, plaintext)?;
         let stays = !self.renews(chain) && is_fresh(rules, deks, chain, (key, value), plaintext, target);
         (!stays).then_some((plaintext, Some(chain)))
+    }
+
+    /// What takes the place of a value; none of one that nothing was said about, or that is another one by now.
+    fn replacement(&self, subject: Subject<'_>) -> Option<&[u8]> {
+        let replacement = self.replacements.get(subject.key)?;
+        (replacement.old == subject.value).then_some(replacement.new.as_slice())
     }
 
     fn selects(&self, object: &ObjectKey<'_>) -> bool {

@@ -414,6 +414,7 @@ fn seal(
             let key = RevisionKey { revision: Revision { main: row.id, sub }, tombstone: row.deleted };
             seal_one(job.policy.target, chain, key, (row.name, plaintext), randomness).map(Some)
         }
+        Decision::Replaced(new) if writes => Ok(Some(new.to_vec())),
         _ => Ok(None),
     }
 }
