@@ -34,8 +34,10 @@ pub const FOLDER: &[u8] = b"/bootstrap/";
 /// Hexadecimal digits of the passphrase's hash in a record's key.
 const NAME_DIGITS: usize = 12;
 
-/// Hexadecimal digits of the salt in front of a value, and the bytes that they are of.
+/// Hexadecimal digits of the salt in front of a value.
 const SALT_DIGITS: usize = 16;
+
+/// The bytes that they are of.
 pub const SALT_BYTES: usize = SALT_DIGITS / 2;
 
 /// Rounds of the derivation.
@@ -322,18 +324,18 @@ mod tests {
     fn a_record_is_sealed_anew_with_all_that_is_not_about_encryption() {
         let plain = r#"{"ServerCAKey":{"Timestamp":"t","Content":"eA=="},"new\"member":[1.50,null],"encryptionCONFIG":{"Timestamp":"t","Content":"e30="},"EncryptionHash":"eA=="}"#;
         let value = sealed("t", plain.as_bytes());
-        let record = Sealed::parse(&value).and_then(|sealed| sealed.open(&passphrase("t"))).ok().expect("it opens");
-        let anew = record.with_encryption(b"C", b"S", "2026-11-25T00:00:00Z").ok().expect("files");
+        let record = Sealed::parse(&value).and_then(|sealed| sealed.open(&passphrase("t"))).expect("it opens");
+        let anew = record.with_encryption(b"C", b"S", "2026-11-25T00:00:00Z").expect("files");
         let text = r#"{"ServerCAKey":{"Content":"eA==","Timestamp":"t"},"new\"member":[1.50,null],"encryptionCONFIG":{"Timestamp":"2026-11-25T00:00:00Z","Content":"Qw=="},"EncryptionHash":"Uw=="}"#;
         assert_eq!(String::from_utf8_lossy(&anew), format!("{text}\n"));
-        let value = seal(&anew, &passphrase("t"), &[0x11; 8], &[7; 12]).ok().expect("a record");
+        let value = seal(&anew, &passphrase("t"), &[0x11; 8], &[7; 12]).expect("a record");
         assert!(value.starts_with(b"1111111111111111:"));
-        let again = Sealed::parse(&value).and_then(|sealed| sealed.open(&passphrase("t"))).ok().expect("it opens");
-        let said = again.encryption().ok().expect("files");
+        let again = Sealed::parse(&value).and_then(|sealed| sealed.open(&passphrase("t"))).expect("it opens");
+        let said = again.encryption().expect("files");
         assert_eq!(said.config.map(|kept| kept.content.to_vec()), Some(b"C".to_vec()));
         let none = sealed("t", br#"{"ServerCA":"eA=="}"#);
-        let record = Sealed::parse(&none).and_then(|sealed| sealed.open(&passphrase("t"))).ok().expect("it opens");
-        let added = record.with_encryption(b"C", b"S", "n").ok().expect("files");
+        let record = Sealed::parse(&none).and_then(|sealed| sealed.open(&passphrase("t"))).expect("it opens");
+        let added = record.with_encryption(b"C", b"S", "n").expect("files");
         let text = "{\"ServerCA\":\"eA==\",\"EncryptionConfig\":{\"Timestamp\":\"n\",\"Content\":\"Qw==\"},\"EncryptionHash\":{\"Timestamp\":\"n\",\"Content\":\"Uw==\"}}\n";
         assert_eq!(String::from_utf8_lossy(&added), text);
     }

@@ -178,19 +178,13 @@ mod tests {
         let expected = String::from_utf8_lossy(json).replace("start-00", "reencrypt_finished-11");
         assert_eq!(String::from_utf8_lossy(&changed), expected);
         assert_eq!(annotated(json, "rke2.io/encryption-config-hash", "x"), None);
-        let entry = |key: &str, value: &str| {
-            let mut message = vec![0x0a, key.len() as u8];
-            message.extend_from_slice(key.as_bytes());
-            message.extend([0x12, value.len() as u8]);
-            message.extend_from_slice(value.as_bytes());
-            message
-        };
         let field = |tag: u8, content: &[u8]| {
             let mut out = vec![tag];
             put_varint(content.len() as u64, &mut out);
             out.extend_from_slice(content);
             out
         };
+        let entry = |key: &str, value: &str| [field(0x0a, key.as_bytes()), field(0x12, value.as_bytes())].concat();
         let node = |text: &str| {
             let metadata =
                 [field(0x0a, b"n"), field(0x2a, b"u"), field(0x62, &entry("a", "b")), field(0x62, &entry("k", text))]

@@ -167,7 +167,9 @@ fn nodes(gathered: &Gathered, distro: Distro, made: &mut Resealed) -> Result<(),
         let name = format!("{}{}", distro.word(), node::HASH_ANNOTATION);
         let new = node::annotated(&stored.value, &name, &made.state);
         // Read again, so that nothing is written of which it is not known that it says what it should.
-        let fits = |new: &Vec<u8>| node::Node::read(new).is_some_and(|new| new.annotation(distro) == Some(&made.state));
+        let fits = |new: &Vec<u8>| {
+            node::Node::read(new).is_some_and(|new| new.annotation(distro) == Some(made.state.as_str()))
+        };
         let new = new.filter(fits).ok_or_else(|| ResealError::Node(node.name.clone()))?;
         made.nodes.push(node.name);
         made.replacements.insert(stored.key.clone(), Replacement { old: stored.value.clone(), new });

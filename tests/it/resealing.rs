@@ -64,7 +64,7 @@ fn the_record_the_annotations_and_the_values_of_real_stores_come_to_fit_one_conf
         let totals = &document["totals"];
         assert_eq!(
             (&totals["unreadable"], &totals["stale"], &document["verdict"]),
-            (&json!(0), &json!(0), &json!("findings"))
+            (&json!(0), &json!(0), &json!("clean"))
         );
         let errors = document["findings"].as_array().unwrap().iter().filter(|one| one["severity"] == "error").count();
         assert_eq!(errors, 0, "{:#}", document["findings"]);
