@@ -92,8 +92,7 @@ fn read(path: &Path) -> Result<Content, Failure> {
             return tarball(File::open(path).map_err(|error| Failure::input(error.to_string()))?);
         }
         Err(error @ ReadError::Directory) => {
-            let failure = Failure::input(error.to_string());
-            return Err(failure.hint(format!("a server's folder has {FOLDER_FILE}; give server/{FOLDER}, or a file")));
+            return Err(Failure::input(format!("{error}, and no server's folder: there is no {FOLDER_FILE} in it")));
         }
         Err(error) => return Err(Failure::input(error.to_string())),
     };

@@ -1,7 +1,7 @@
 //! `atrest diff`: what changed between two stores, by what they hold.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
@@ -19,8 +19,8 @@ use crate::source::trace::TraceKey;
 
 use super::Failure;
 use super::args::{ConfigArgs, GlobalArgs, SourceArgs};
+use super::configs;
 use super::exit::Exit;
-use super::judge::rules;
 use super::output::print;
 use super::progress::Progress;
 use super::source::{OpenSource, open};
@@ -106,11 +106,13 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     if args.before.as_os_str() == "-" && args.after.as_os_str() == "-" {
         return Err(Failure::usage("only one of the two can come from standard input"));
     }
-    let rules_before = rules_of(args, &args.config_before)?;
-    let rules_after = rules_of(args, &args.config_after)?;
+    let mut source_before = source(args, &args.before, global)?;
+    let mut source_after = source(args, &args.after, global)?;
+    let rules_before = rules_of(args, &args.config_before, &mut source_before, global)?;
+    let rules_after = rules_of(args, &args.config_after, &mut source_after, global)?;
     let mut plans = String::new();
-    let mut before = opened(args, &args.before, (rules_before, &rules_after), &mut plans, global)?;
-    let mut after = opened(args, &args.after, (rules_after, &before.rules), &mut plans, global)?;
+    let mut before = opened(args, source_before, (rules_before, &rules_after), &mut plans, global)?;
+    let mut after = opened(args, source_after, (rules_after, &before.rules), &mut plans, global)?;
     if !plans.is_empty() {
         return print(Exit::Done, |out| out.write_all(plans.as_bytes()));
     }
@@ -139,25 +141,29 @@ fn wanted_nothing(args: &Args) -> bool {
     args.config.config.is_empty() && args.config_before.is_empty() && args.config_after.is_empty()
 }
 
-fn rules_of(args: &Args, own: &[PathBuf]) -> Result<Rules, Failure> {
-    let config = if own.is_empty() { args.config.config.clone() } else { own.to_vec() };
-    rules(&ConfigArgs { config })
+fn source(args: &Args, path: &Path, global: &GlobalArgs) -> Result<OpenSource, Failure> {
+    open(&SourceArgs { no_digest: args.no_digest, ..SourceArgs::file(path.to_owned()) }, global)
+}
+
+/// What one of the stores is opened with; the store is asked where that is a backup's tarball.
+fn rules_of(args: &Args, own: &[PathBuf], source: &mut OpenSource, global: &GlobalArgs) -> Result<Rules, Failure> {
+    let config = if own.is_empty() { &args.config.config } else { own };
+    configs::files(config)?.rules(&mut source.store, &source.facts.path, global)
 }
 
 fn roots(args: &Args) -> Option<Roots> {
     (!args.etcd_prefix.is_empty()).then(|| Roots::given(&args.etcd_prefix))
 }
 
-/// Opens one of the stores and asks its plugins. A plan that was only to be shown goes to `plans`.
+/// Asks the plugins of one of the stores. A plan that was only to be shown goes to `plans`.
 #[cfg_attr(not(feature = "kms"), allow(unused_variables, reason = "nothing is planned without plugins to ask"))]
 fn opened(
     args: &Args,
-    path: &std::path::Path,
+    source: OpenSource,
     (rules, others): (Rules, &Rules),
     plans: &mut String,
     global: &GlobalArgs,
 ) -> Result<Opened, Failure> {
-    let source = open(&SourceArgs { no_digest: args.no_digest, ..SourceArgs::file(path.to_owned()) }, global)?;
     #[cfg(feature = "kms")]
     {
         let mut source = source;

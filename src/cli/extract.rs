@@ -23,7 +23,7 @@ use crate::source::snapshot::PassOptions;
 use super::Failure;
 use super::args::GlobalArgs;
 use super::exit::Exit;
-use super::judge::{JudgeArgs, rules};
+use super::judge::JudgeArgs;
 use super::output::print;
 use super::progress::Progress;
 use super::source::{OpenSource, about, open};
@@ -115,9 +115,10 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
         labels.and(Labels::parse(selector).map_err(|error| usage(&error))?);
     }
     let fields = Fields::parse(args.field_selector.as_deref().unwrap_or_default()).map_err(|error| usage(&error))?;
-    let rules = rules(&args.judge.config)?;
+    let given = super::configs::given(&args.judge.config.config, &args.judge.token)?;
     let OpenSource { mut store, facts, log_beside } = open(&args.judge.source, global)?;
     store.look_at(args.revision);
+    let rules = given.rules(&mut store, &facts.path, global)?;
     let roots = (!args.judge.etcd_prefix.is_empty()).then(|| Roots::given(&args.judge.etcd_prefix));
     #[cfg(feature = "kms")]
     let deks = match super::kms::prepare(&args.judge.kms, (&rules, &[]), &mut store, roots.clone(), global)? {

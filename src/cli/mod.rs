@@ -30,6 +30,7 @@ mod next;
 mod output;
 mod progress;
 mod recover_config;
+mod resealing;
 mod rewrite;
 #[cfg(feature = "live")]
 mod rewrite_live;

@@ -8,6 +8,8 @@ use clap::ValueEnum;
 
 use crate::audit::deks::Deks;
 use crate::audit::rules::Rules;
+use crate::distro::Distro;
+use crate::distro::reseal::Replacements;
 use crate::kube::key::Roots;
 use crate::kube::select::Selection;
 use crate::output::Output;
@@ -69,6 +71,10 @@ pub struct Args {
     /// Rewrite also where the store holds K3s', RKE2's or OpenShift's own record of its configuration, and leave that as it is
     #[arg(long)]
     pub(super) keep_distro_state: bool,
+    /// Make the store's own record of the configuration and its servers' annotations fit the target, with the server's token in
+    /// --token-file; writes what belongs into server/cred beside the new file, into FILE.cred
+    #[arg(long, value_enum, value_name = "DISTRO", requires = "token_file", conflicts_with_all = ["keep_distro_state", "strip"])]
+    distro: Option<RewriteDistro>,
     /// The release of etcd that it is to start on, if that is not the one that wrote it
     #[arg(long, value_enum, value_name = "RELEASE")]
     for_etcd: Option<ForEtcd>,
@@ -117,6 +123,23 @@ Examples:
     -c current.yaml --to target.yaml --snapshot-to before.db --journal changes.jsonl --confirm
 
 Without -c nothing is taken to be encrypted.";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum RewriteDistro {
+    /// K3s
+    K3s,
+    /// RKE2
+    Rke2,
+}
+
+impl From<RewriteDistro> for Distro {
+    fn from(distro: RewriteDistro) -> Self {
+        match distro {
+            RewriteDistro::K3s => Self::K3s,
+            RewriteDistro::Rke2 => Self::Rke2,
+        }
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum ForEtcd {
@@ -186,7 +209,7 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
         return Err(Failure::usage("there is no new file").hint("name it with -o FILE, or only plan with --dry-run"));
     }
     let selection = Selection::parse(&args.selection).map_err(|error| Failure::usage(error.to_string()))?;
-    let given = super::configs::given(&args.config.config, &args.token)?;
+    let given = given(args)?;
     let mut target = target(args)?;
     let mut opened = open(&SourceArgs::file(source.clone()), global)?;
     if matches!(opened.store, Store::Directory(_)) {
@@ -194,9 +217,14 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     }
     let needed = needed(args, &mut opened)?;
     let current = given.rules(&mut opened.store, &opened.facts.path, global)?;
+    let resealed = super::resealing::prepare(args.distro.map(Distro::from), &args.token, &target, &mut opened, global)?;
     let interrupted = catch_signals()?;
     let output = match (&args.output, args.dry_run) {
         (Some(path), false) => Some(begin(args, source, path, needed)?),
+        _ => None,
+    };
+    let beside = match (&resealed, &output) {
+        (Some(resealed), Some(_)) => Some(super::resealing::begin(resealed, args.output.as_deref(), args.force)?),
         _ => None,
     };
     let roots = (!args.etcd_prefix.is_empty()).then(|| Roots::given(&args.etcd_prefix));
@@ -204,16 +232,22 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
         Asked::Deks(deks) => deks,
         Asked::Plan(plan) => return print(Exit::Done, |out| out.write_all(plan.as_bytes())),
     };
-    let wanted = Wanted { args, selection, roots, current: &current, deks: &deks, interrupted: &interrupted };
+    let replacements = resealed.as_ref().map(|resealed| resealed.replacements.clone()).unwrap_or_default();
+    let wanted =
+        Wanted { args, selection, roots, current: &current, deks: &deks, replacements, interrupted: &interrupted };
     let refused = wanted.mint(&mut target, &mut opened.store, &opened.facts.path, global)?;
     let outcome = match refused {
         Some(outcome) => outcome,
         None => wanted.rewrite(&target, &mut opened.store, output.as_ref(), &opened.facts.path, global)?,
     };
     if let (End::Proved(_), Some(output)) = (&outcome.end, output) {
+        if let Some(beside) = beside {
+            beside.commit()?;
+        }
         output.commit()?;
     }
-    let notes = notes(args, &outcome, &opened);
+    let mut notes = notes(args, &outcome, &opened);
+    notes.extend(resealed.iter().flat_map(|resealed| super::resealing::notes(resealed, args.output.as_deref())));
     let path = args.output.as_ref().map(|path| path.to_string_lossy());
     let facts = &opened.facts;
     let context = report::rewrite::Context { facts, target: &target, output: path.as_deref(), notes: &notes };
@@ -233,6 +267,7 @@ impl Args {
             ("--for-etcd", self.for_etcd.is_some()),
             ("--format", self.format.is_some()),
             ("--force", self.force),
+            ("--distro", self.distro.is_some()),
         ];
         match given.into_iter().find(|(_, given)| *given) {
             Some((name, _)) => {
@@ -250,6 +285,7 @@ struct Wanted<'w> {
     roots: Option<Roots>,
     current: &'w Rules,
     deks: &'w Deks,
+    replacements: Replacements,
     interrupted: &'w AtomicBool,
 }
 
@@ -272,6 +308,7 @@ impl Wanted<'_> {
             all: args.all,
             keep_unreadable: args.keep_unreadable,
             keep_distro_state: args.keep_distro_state,
+            replacements: self.replacements.clone(),
             drop_history: args.drop_history,
             for_etcd: args.for_etcd.map(Into::into),
             form: args.format.map(Into::into),
@@ -398,6 +435,14 @@ pub(super) fn catch_signals() -> Result<Arc<AtomicBool>, Failure> {
         signal_hook::flag::register(signal, interrupted.clone()).map_err(failed)?;
     }
     Ok(interrupted)
+}
+
+/// What the values are under now. With --distro the token may also be for the store's own state alone.
+fn given(args: &Args) -> Result<super::configs::Given, Failure> {
+    if args.distro.is_some() && !args.config.config.is_empty() {
+        return super::configs::files(&args.config.config);
+    }
+    super::configs::given(&args.config.config, &args.token)
 }
 
 /// Loads what is to be written.

@@ -17,7 +17,7 @@ use crate::live::Live;
 use crate::output::Output;
 use crate::report::live_rewrite::{Facts, json, text};
 use crate::report::text::{grouped, harmless, key};
-use crate::rewrite::decide::{Policy, Stays};
+use crate::rewrite::decide::{NO_REPLACEMENTS, Policy, Stays};
 use crate::rewrite::live::journal::Journal;
 use crate::rewrite::live::keyspace::{Fault, Keyspace};
 use crate::rewrite::live::pace::{Pace, Patience};
@@ -190,6 +190,7 @@ impl Wanted<'_> {
             namespaces: &self.args.namespace,
             all: false,
             keep_unreadable: self.args.keep_unreadable,
+            replacements: &NO_REPLACEMENTS,
         };
         Transform { policy, roots, kinds, randomness: &SystemRandomness, renew, digests }
     }

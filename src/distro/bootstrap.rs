@@ -14,16 +14,18 @@
 //!
 //! Upstream: `k3s-io/k3s`, `pkg/cluster/{encrypt,storage}.go`, `pkg/bootstrap/bootstrap.go`.
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use hmac::Hmac;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use crate::config::base64;
+use crate::config::base64 as go_base64;
 use crate::kube::document::{Document, Node};
-use crate::provider::aesgcm::AesGcm;
+use crate::provider::aesgcm::{AesGcm, NONCE_BYTES};
 use crate::provider::plaintext::Plaintext;
 
+use super::gojson;
 use super::token::Passphrase;
 
 /// Where the records lie.
@@ -34,6 +36,9 @@ const NAME_DIGITS: usize = 12;
 
 /// Hexadecimal digits of the salt in front of a value.
 const SALT_DIGITS: usize = 16;
+
+/// The bytes that they are of.
+pub const SALT_BYTES: usize = SALT_DIGITS / 2;
 
 /// Rounds of the derivation.
 const ROUNDS: u32 = 4096;
@@ -90,7 +95,8 @@ impl<'v> Sealed<'v> {
         let rest = rest.strip_prefix(b":").filter(|_| salt.iter().all(u8::is_ascii_hexdigit));
         let rest = rest.ok_or(RecordError::Malformed("it does not begin with a salt of 16 hexadecimal digits"))?;
         let text = std::str::from_utf8(rest).ok();
-        let body = text.and_then(base64::decode).ok_or(RecordError::Malformed("what follows the salt is no base64"))?;
+        let body =
+            text.and_then(go_base64::decode).ok_or(RecordError::Malformed("what follows the salt is no base64"))?;
         Ok(Self { salt, body: body.to_vec() })
     }
 
@@ -105,6 +111,25 @@ impl<'v> Sealed<'v> {
         let bytes = cipher.open(b"", &self.body, &mut scratch).map_err(|_| RecordError::Closed)?;
         Ok(Record { text: Zeroizing::new(scratch.opened(bytes).to_vec()) })
     }
+}
+
+/// Seals a record. A salt and a nonce never serve twice.
+///
+/// # Errors
+///
+/// [`RecordError::Malformed`], for more than the cipher takes.
+pub fn seal(
+    plain: &[u8],
+    passphrase: &Passphrase,
+    salt: &[u8; SALT_BYTES],
+    nonce: &[u8; NONCE_BYTES],
+) -> Result<Vec<u8>, RecordError> {
+    let salt: String = salt.iter().map(|byte| format!("{byte:02x}")).collect();
+    let unsealed = RecordError::Malformed("it could not be sealed");
+    let mut body = Vec::new();
+    let cipher = cipher(passphrase, salt.as_bytes()).ok_or(unsealed)?;
+    cipher.seal(b"", plain, nonce, &mut body).map_err(|_| unsealed)?;
+    Ok([salt.as_bytes(), b":", BASE64_STANDARD.encode(body).as_bytes()].concat())
 }
 
 fn cipher(passphrase: &Passphrase, salt: &[u8]) -> Option<AesGcm> {
@@ -154,6 +179,67 @@ impl Record {
     }
 }
 
+impl Record {
+    /// The same record with other files about encryption, written at `now`; all other members as they are.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordError::NoFiles`].
+    pub fn with_encryption(&self, config: &[u8], state: &[u8], now: &str) -> Result<Zeroizing<Vec<u8>>, RecordError> {
+        let document = Document::parse(&self.text).map_err(|_| RecordError::NoFiles("it is no JSON"))?;
+        let mut files = [(CONFIG_MEMBER, Some(config)), (STATE_MEMBER, Some(state))];
+        // Room for all of it, so that no copy is left behind by growing. Escapes are written anew, at most six bytes for one.
+        let room = self.text.len() + 2 * (config.len() + state.len()) + 1024;
+        let mut out = Zeroizing::new(Vec::with_capacity(6 * room));
+        out.push(b'{');
+        for (key, value) in document.root().members() {
+            let name = key.text().unwrap_or_default();
+            let file = files.iter_mut().find(|(known, _)| name.eq_ignore_ascii_case(known));
+            let is_plain = value.text().is_some();
+            match file.map(|(_, content)| content.take()) {
+                None => member(&mut out, &name, |out| value.write(out)),
+                Some(Some(content)) => member(&mut out, &name, |out| file_of(out, content, now, is_plain)),
+                // A name that comes twice is written once.
+                Some(None) => {}
+            }
+        }
+        for (name, content) in files {
+            let Some(content) = content else { continue };
+            member(&mut out, name, |out| file_of(out, content, now, false));
+        }
+        out.extend_from_slice(b"}\n");
+        Ok(out)
+    }
+}
+
+/// Writes a member, with a comma where one stands before it.
+fn member(out: &mut Vec<u8>, name: &str, value: impl FnOnce(&mut Vec<u8>)) {
+    if out.last() != Some(&b'{') {
+        out.push(b',');
+    }
+    let mut quoted = String::new();
+    gojson::string(name, &mut quoted);
+    out.extend_from_slice(quoted.as_bytes());
+    out.push(b':');
+    value(out);
+}
+
+/// Writes a file, in the old form where it was in that.
+fn file_of(out: &mut Vec<u8>, content: &[u8], now: &str, is_plain: bool) {
+    let content = Zeroizing::new(BASE64_STANDARD.encode(content));
+    if !is_plain {
+        out.extend_from_slice(b"{\"Timestamp\":\"");
+        out.extend_from_slice(now.as_bytes());
+        out.extend_from_slice(b"\",\"Content\":");
+    }
+    out.push(b'"');
+    out.extend_from_slice(content.as_bytes());
+    out.push(b'"');
+    if !is_plain {
+        out.push(b'}');
+    }
+}
+
 /// A member by its name, whose case Go's decoder does not mind.
 fn named<'n, 'd>(node: Node<'n, 'd>, name: &str) -> Option<Node<'n, 'd>> {
     let same = |key: Node<'_, '_>| key.text().is_some_and(|key| key.eq_ignore_ascii_case(name));
@@ -171,14 +257,12 @@ fn kept(root: Node<'_, '_>, name: &str) -> Result<Option<Kept>, RecordError> {
         ),
     };
     let Some(content) = content.map(|text| Zeroizing::new(text.into_owned())) else { return Ok(None) };
-    let content = base64::decode(&content).ok_or(RecordError::NoFiles("a file of it is no base64"))?;
+    let content = go_base64::decode(&content).ok_or(RecordError::NoFiles("a file of it is no base64"))?;
     Ok((!content.is_empty()).then_some(Kept { content, timestamp }))
 }
 
 #[cfg(test)]
 mod tests {
-    use ::base64::prelude::{BASE64_STANDARD, Engine};
-
     use super::*;
 
     const SALT: &[u8] = b"0011223344556677";
@@ -234,6 +318,26 @@ mod tests {
         let none =
             encryption(r#"{"ServerCA":"eA==","EncryptionConfig":{"Timestamp":"0001-01-01T00:00:00Z","Content":null}}"#);
         assert!(none.expect("files").config.is_none());
+    }
+
+    #[test]
+    fn a_record_is_sealed_anew_with_all_that_is_not_about_encryption() {
+        let plain = r#"{"ServerCAKey":{"Timestamp":"t","Content":"eA=="},"new\"member":[1.50,null],"encryptionCONFIG":{"Timestamp":"t","Content":"e30="},"EncryptionHash":"eA=="}"#;
+        let value = sealed("t", plain.as_bytes());
+        let record = Sealed::parse(&value).and_then(|sealed| sealed.open(&passphrase("t"))).expect("it opens");
+        let anew = record.with_encryption(b"C", b"S", "2026-11-25T00:00:00Z").expect("files");
+        let text = r#"{"ServerCAKey":{"Content":"eA==","Timestamp":"t"},"new\"member":[1.50,null],"encryptionCONFIG":{"Timestamp":"2026-11-25T00:00:00Z","Content":"Qw=="},"EncryptionHash":"Uw=="}"#;
+        assert_eq!(String::from_utf8_lossy(&anew), format!("{text}\n"));
+        let value = seal(&anew, &passphrase("t"), &[0x11; 8], &[7; 12]).expect("a record");
+        assert!(value.starts_with(b"1111111111111111:"));
+        let again = Sealed::parse(&value).and_then(|sealed| sealed.open(&passphrase("t"))).expect("it opens");
+        let said = again.encryption().expect("files");
+        assert_eq!(said.config.map(|kept| kept.content.to_vec()), Some(b"C".to_vec()));
+        let none = sealed("t", br#"{"ServerCA":"eA=="}"#);
+        let record = Sealed::parse(&none).and_then(|sealed| sealed.open(&passphrase("t"))).expect("it opens");
+        let added = record.with_encryption(b"C", b"S", "n").expect("files");
+        let text = "{\"ServerCA\":\"eA==\",\"EncryptionConfig\":{\"Timestamp\":\"n\",\"Content\":\"Qw==\"},\"EncryptionHash\":{\"Timestamp\":\"n\",\"Content\":\"Uw==\"}}\n";
+        assert_eq!(String::from_utf8_lossy(&added), text);
     }
 
     #[test]

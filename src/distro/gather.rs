@@ -63,7 +63,7 @@ pub struct Copy {
     pub value: Vec<u8>,
 }
 
-/// A Secret as it is stored.
+/// A Secret, or a node, as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredSecret {
     /// Its key.
@@ -81,6 +81,8 @@ pub struct Gathered {
     pub copies: Vec<Copy>,
     /// Nodes by name.
     pub nodes: Vec<Node>,
+    /// Those of them that have an annotation with stage and hash, as they are stored.
+    pub servers: Vec<StoredSecret>,
     /// Secrets with keys and configurations of OpenShift, by key.
     pub secrets: Vec<StoredSecret>,
     /// Keys lie where only OpenShift puts them.
@@ -114,7 +116,7 @@ struct Newest {
 
 enum Content {
     Gone,
-    Node(Box<Node>),
+    Node(Box<Node>, Option<Vec<u8>>),
     Secret(Vec<u8>),
 }
 
@@ -168,7 +170,7 @@ impl Visitor for Gatherer {
                 }
                 let content = match interest {
                     _ if record.revision.tombstone => Content::Gone,
-                    Interest::Node => Node::read(value).map_or(Content::Gone, |node| Content::Node(Box::new(node))),
+                    Interest::Node => self.node(value),
                     _ => self.secret(value),
                 };
                 self.newest.insert(key.to_vec(), Newest { revision, content });
@@ -193,6 +195,16 @@ impl Gatherer {
         }
         self.copied_bytes += value.len();
         self.copies.push(Copy { key: key.to_vec(), revision, standing, value: value.to_vec() });
+    }
+
+    fn node(&mut self, value: &[u8]) -> Content {
+        let Some(node) = Node::read(value) else { return Content::Gone };
+        let is_server = node.k3s.is_some() || node.rke2.is_some();
+        let stored = match is_server.then(|| self.secret(value)) {
+            Some(Content::Secret(value)) => Some(value),
+            _ => None,
+        };
+        Content::Node(Box::new(node), stored)
     }
 
     fn secret(&mut self, value: &[u8]) -> Content {
@@ -231,7 +243,11 @@ impl Gatherer {
         for (key, newest) in self.newest {
             match newest.content {
                 Content::Gone => {}
-                Content::Node(node) => gathered.nodes.push(*node),
+                Content::Node(node, stored) => {
+                    gathered.nodes.push(*node);
+                    let revision = newest.revision.main;
+                    gathered.servers.extend(stored.map(|value| StoredSecret { key, revision, value }));
+                }
                 Content::Secret(value) => {
                     gathered.secrets.push(StoredSecret { key, revision: newest.revision.main, value });
                 }

@@ -3,8 +3,8 @@
 //! K3s and RKE2 seal theirs into the store with the server's token ([`token`], [`bootstrap`]) and write the stage of a
 //! rotation into annotations of their nodes ([`stage`], [`node`]); OpenShift keeps its keys in Secrets, and the one
 //! configuration that opens those Secrets in a tarball beside the snapshot ([`openshift`]); at Alibaba's ACK the key is a
-//! KMS' ([`ack`]). [`gather`] takes all of that out of a store in one pass; [`recovered`] makes one configuration of
-//! what several moments had. Nothing here knows commands or forms of output.
+//! KMS' ([`ack`]). [`gather`] takes all of that out of a store in one pass; [`recovered`] has the configurations of
+//! several moments, [`merge`] makes one of them; [`reseal`] makes a rewritten store fit its new configuration. Nothing here knows commands or forms of output.
 
 pub mod ack;
 pub mod bootstrap;
@@ -15,6 +15,7 @@ pub mod migration;
 pub mod node;
 pub mod openshift;
 pub mod recovered;
+pub mod reseal;
 pub mod secrets_encrypt;
 pub mod stage;
 pub mod steps;

@@ -52,13 +52,6 @@ impl SourceFacts {
     }
 }
 
-impl SourceFacts {
-    /// Whether it is a running server, which has no file, and shows neither history nor what is left of it.
-    pub fn is_live(&self) -> bool {
-        self.kind == "live"
-    }
-}
-
 #[derive(Serialize)]
 struct Document<'d> {
     schema: &'static str,

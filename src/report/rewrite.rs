@@ -109,7 +109,7 @@ impl Totals {
             let all = count.all();
             totals.all += *count;
             match kind.fate {
-                Fate::Rewritten(_) => totals.rewritten += all,
+                Fate::Rewritten(_) | Fate::Replaced => totals.rewritten += all,
                 Fate::Refused => totals.refused += all,
                 Fate::Stays(why) => {
                     totals.unchanged += all;
@@ -202,6 +202,7 @@ pub(super) fn row(kind: &Kind, count: Count, target: &Target) -> Row {
     });
     let (fate, to) = match kind.fate {
         Fate::Rewritten(chain) => ("rewritten", Some(harmless(&target.writer(chain).to_string()).into_owned())),
+        Fate::Replaced => ("replaced", None),
         Fate::Refused => ("refused", None),
         Fate::Deleted => ("deleted", None),
         Fate::Stays(Stays::Fresh) => ("fresh", None),

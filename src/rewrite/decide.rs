@@ -5,11 +5,13 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::LazyLock;
 
 use crate::audit::classify::{Reason, Told, Verdict, judge};
 use crate::audit::deks::Deks;
 use crate::audit::finding::ValueFinding;
 use crate::audit::rules::{ChainRef, Guard, KeyRef, Rules};
+use crate::distro::reseal::Replacements;
 use crate::kube::key::{Address, ObjectKey, Reserved};
 use crate::kube::select::Selected;
 use crate::provider::chain::Answer;
@@ -37,6 +39,8 @@ pub struct Policy<'p> {
     pub all: bool,
     /// Whether what does not open stays as it is, instead of being refused.
     pub keep_unreadable: bool,
+    /// Values that become others, whatever else is decided: what a distribution keeps of its own state.
+    pub replacements: &'p Replacements,
 }
 
 /// Who guards the values of a folder of keys.
@@ -69,6 +73,9 @@ pub struct Scratch {
     pub target: Plaintext,
 }
 
+/// Where no value becomes another one as it is.
+pub static NO_REPLACEMENTS: LazyLock<Replacements> = LazyLock::new(Replacements::new);
+
 /// What becomes of a value.
 #[derive(Clone, Debug)]
 pub enum Decision<'d> {
@@ -83,6 +90,8 @@ pub enum Decision<'d> {
         /// Whether that is on another key than it is on now.
         moves: bool,
     },
+    /// Another value takes its place, as it is.
+    Replaced(&'d [u8]),
     /// It keeps the result from being taken.
     Refused(Refusal),
 }
@@ -161,6 +170,9 @@ impl Policy<'_> {
 
     /// Decides about a value.
     pub fn decide<'d>(&'d self, subject: Subject<'d>, scratch: &'d mut Scratch) -> Decided<'d> {
+        if let Some(new) = self.replacement(subject) {
+            return Decided { decision: Decision::Replaced(new), kind: None, key_name: None };
+        }
         let Subject { address, guards, key, value } = subject;
         let Address::Object(object) = address else { return self.no_object(address, value) };
         if !self.selects(object) {
@@ -188,6 +200,9 @@ impl Policy<'_> {
         subject: Subject<'d>,
         scratch: &'d mut Scratch,
     ) -> Option<(&'d [u8], Option<ChainRef>)> {
+        if let Some(new) = self.replacement(subject) {
+            return Some((new, None));
+        }
         let Subject { address, guards, key, value } = subject;
         let Address::Object(object) = address else { return None };
         if !self.selects(object) {
@@ -197,7 +212,7 @@ impl Policy<'_> {
             // The object inside settles who guards it.
             return match self.decide(subject, scratch).decision {
                 Decision::Rewritten { plaintext, chain, .. } => Some((plaintext, chain)),
-                Decision::Stays(_) | Decision::Refused(_) => None,
+                Decision::Stays(_) | Decision::Replaced(_) | Decision::Refused(_) => None,
             };
         };
         let Scratch { current: room, target } = scratch;
@@ -212,6 +227,12 @@ impl Policy<'_> {
     /// Whether what an address leads to was selected.
     pub fn selects_address(&self, address: &Address<'_>) -> bool {
         matches!(address, Address::Object(object) if self.selects(object))
+    }
+
+    /// What takes the place of a value; none of one that nothing was said about, or that is another one by now.
+    fn replacement(&self, subject: Subject<'_>) -> Option<&[u8]> {
+        let replacement = self.replacements.get(subject.key)?;
+        (replacement.old == subject.value).then_some(replacement.new.as_slice())
     }
 
     fn selects(&self, object: &ObjectKey<'_>) -> bool {

@@ -144,7 +144,7 @@ impl<'j> Judging<'j> {
                 self.noted.refused.push(Refused { key, revision, why });
             }
             Decision::Rewritten { moves, .. } => self.noted.moves |= moves,
-            Decision::Refused(_) | Decision::Stays(_) => {}
+            Decision::Refused(_) | Decision::Stays(_) | Decision::Replaced(_) => {}
         }
         then(decided.decision)
     }

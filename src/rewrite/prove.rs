@@ -43,7 +43,7 @@ impl<'p> Proving<'p> {
         let subject = Subject { address: &address, guards, key, value };
         match self.policy.decide(subject, &mut self.scratch).decision {
             Decision::Stays(_) => Ok(()),
-            Decision::Rewritten { .. } => Err("was to be written anew and was not".into()),
+            Decision::Rewritten { .. } | Decision::Replaced(_) => Err("was to be written anew and was not".into()),
             Decision::Refused(_) => Err("does not open".into()),
         }
     }

@@ -15,6 +15,7 @@ use crate::audit::deks::Deks;
 use crate::audit::rules::Rules;
 use crate::audit::run::{AuditError, Options};
 use crate::audit::survey;
+use crate::distro::reseal::Replacements;
 use crate::kube::key::Roots;
 use crate::kube::select::{SelectError, Selection};
 use crate::source::digest::TRAILER_BYTES;
@@ -64,6 +65,8 @@ pub struct Request<'r> {
     pub keep_unreadable: bool,
     /// Also where the store holds its distribution's own record of the configuration.
     pub keep_distro_state: bool,
+    /// Values that become others: what makes a distribution's own state fit the target.
+    pub replacements: Replacements,
     /// Only the newest revision of each key.
     pub drop_history: bool,
     /// The release that it is to start on; none for the one that wrote it.
@@ -95,6 +98,7 @@ impl<'r> Request<'r> {
             all: false,
             keep_unreadable: false,
             keep_distro_state: false,
+            replacements: Replacements::new(),
             drop_history: false,
             for_etcd: None,
             form: None,
@@ -188,6 +192,7 @@ pub fn rewrite(store: &mut Store, request: &Request<'_>, out: Option<&Out<'_>>) 
         namespaces: &request.namespaces,
         all: request.all,
         keep_unreadable: request.keep_unreadable,
+        replacements: &request.replacements,
     };
     let job = Job {
         policy,
@@ -301,7 +306,8 @@ fn obstacle(written: &Written, request: &Request<'_>) -> Option<Obstacle> {
     let state = written.moves && !request.keep_distro_state;
     match written.inside {
         _ if !written.refused.is_empty() => Some(Obstacle::Values),
-        inside if state && inside.bootstrap => Some(Obstacle::Bootstrap),
+        // What was resealed fits the target.
+        inside if state && inside.bootstrap && request.replacements.is_empty() => Some(Obstacle::Bootstrap),
         inside if state && inside.operators => Some(Obstacle::Operators),
         _ => None,
     }

@@ -22,6 +22,8 @@ pub enum Fate {
     Rewritten(Option<ChainRef>),
     /// They stay.
     Stays(Stays),
+    /// Others take their place: the distribution's own state.
+    Replaced,
     /// They keep the result from being taken.
     Refused,
     /// There is no value, since the record says that the key was deleted.
@@ -117,6 +119,7 @@ impl<'m> Memory<'m> {
         let fate = match &decided.decision {
             Decision::Stays(why) => Fate::Stays(*why),
             Decision::Rewritten { chain, .. } => Fate::Rewritten(*chain),
+            Decision::Replaced(_) => Fate::Replaced,
             Decision::Refused(_) => Fate::Refused,
         };
         let name = decided.key_name.as_deref().unwrap_or_default();

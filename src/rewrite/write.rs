@@ -483,6 +483,14 @@ impl<'w> Worker<'w> {
                 Decision::Refused(_) => self.common.refused.store(true, Ordering::Relaxed),
                 Decision::Stays(_) if writes => batch.keep(*revision, stored, job.policy.target),
                 Decision::Stays(_) => {}
+                Decision::Replaced(new) => {
+                    let (before, after) = (kv.value.len(), new.len());
+                    gathered.record_bytes = (gathered.record_bytes + after as u64).saturating_sub(before as u64);
+                    if writes {
+                        let randomness: &mut dyn RandomStream = &mut **randomness;
+                        batch.rewrite(*revision, stored, (kv, new), None, (job.policy.target, randomness))?;
+                    }
+                }
                 Decision::Rewritten { plaintext, chain, .. } => {
                     let (before, after) = (kv.value.len(), job.policy.target.stored_bytes(chain, plaintext.len()));
                     gathered.record_bytes = (gathered.record_bytes + after as u64).saturating_sub(before as u64);

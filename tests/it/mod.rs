@@ -28,6 +28,7 @@ mod plugins;
 mod program;
 mod recover_config;
 mod remedy;
+mod resealing;
 mod rewrite;
 #[cfg(feature = "kms")]
 mod rewrite_kms;

@@ -323,7 +323,7 @@ fn a_servers_folder_is_a_configuration() {
         assert_eq!(document["configs"][0]["sha256"], hex(&Sha256::digest(&text)));
     }
     let run = atrest(&["audit", &source, "-c", argument(folder.path())]);
-    assert!(run.failed(3).contains("server/cred"), "{}", run.err);
+    assert!(run.failed(3).contains("no encryption-config.json in it"), "{}", run.err);
     let both = atrest(&["audit", &source, "-c", argument(&cred), "--token-file", argument(&cred)]);
     both.failed(2);
 }

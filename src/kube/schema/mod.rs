@@ -89,6 +89,13 @@ pub fn to_json(plain: &[u8], dress: &Dress, out: &mut Vec<u8>) -> Result<Decoded
     result
 }
 
+/// Seconds since 1970 as a stored time is shown: RFC 3339, in UTC.
+pub fn moment(seconds: i64) -> String {
+    let mut quoted = Vec::new();
+    special::rfc3339(seconds, None, &mut quoted);
+    String::from_utf8_lossy(&quoted).trim_matches('"').to_owned()
+}
+
 fn decode(plain: &[u8], dress: &Dress, out: &mut Vec<u8>) -> Result<Decoded, DecodeError> {
     let decoded = |encoding| Decoded { encoding, known_kind: true, unknown_fields: 0 };
     let encoding = payload::sniff(plain).ok_or(DecodeError::NoForm)?;

@@ -41,7 +41,7 @@ pub(super) fn time<'p>(message: &'p [u8], precision: Precision, out: &mut Vec<u8
 }
 
 /// Writes a moment in UTC.
-fn rfc3339(seconds: i64, micros: Option<i32>, out: &mut Vec<u8>) {
+pub(super) fn rfc3339(seconds: i64, micros: Option<i32>, out: &mut Vec<u8>) {
     let (year, month, day) = date(seconds.div_euclid(SECONDS_PER_DAY));
     let second = seconds.rem_euclid(SECONDS_PER_DAY);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);

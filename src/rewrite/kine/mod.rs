@@ -415,6 +415,7 @@ fn seal(
             let mut sealed = seal_one(job.policy.target, chain, (key, row.name), plaintext, randomness)?;
             Ok(Some(std::mem::take(&mut *sealed)))
         }
+        Decision::Replaced(new) if writes => Ok(Some(new.to_vec())),
         _ => Ok(None),
     }
 }

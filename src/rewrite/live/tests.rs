@@ -11,7 +11,7 @@ use crate::etcd::{Revision, RevisionKey};
 use crate::kube::key::Roots;
 use crate::source::trace::TraceKey;
 
-use super::super::decide::Policy;
+use super::super::decide::{NO_REPLACEMENTS, Policy};
 use super::super::seal::seal_one;
 use super::super::tally::{Fate as Planned, Kinds};
 use super::super::target::{Randomness, SystemRandomness, Target};
@@ -83,6 +83,7 @@ impl Case {
             namespaces: &[],
             all: false,
             keep_unreadable: false,
+            replacements: &NO_REPLACEMENTS,
         };
         let roots = Arc::new(Roots::given(&["/registry"]));
         Transform { policy, roots, kinds, randomness: &SystemRandomness, renew: 0, digests }

@@ -141,6 +141,10 @@ impl<'w> Worker<'w> {
         Ok(match decided.decision {
             Decision::Stays(why) => Judged { kind, fate: Fate::Stays(why), digest: digest(value), moves: false },
             Decision::Refused(why) => Judged { kind, fate: Fate::Refused(why), digest: digest(value), moves: false },
+            Decision::Replaced(new) => {
+                let fate = Fate::Rewritten(Zeroizing::new(new.to_vec()), new.len());
+                Judged { kind, fate, digest: digest(new), moves: false }
+            }
             Decision::Rewritten { plaintext, chain, moves } => {
                 let digest = digest(plaintext);
                 Judged { kind, fate: make(plaintext, chain)?, digest, moves }
