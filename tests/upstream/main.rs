@@ -22,6 +22,7 @@ mod walk;
 mod apiserver;
 mod built;
 mod check;
+mod extract;
 mod kms;
 mod kube;
 mod oracle;
