@@ -80,6 +80,13 @@ pub struct Args {
     report: Report,
 }
 
+impl Args {
+    /// With endpoints the first word is no source.
+    pub fn settle(&mut self) {
+        self.judge.source.give_back(&mut self.selection, false);
+    }
+}
+
 const EXAMPLES: &str = "\
 Exit codes: 0 everything that was wanted is written; 1 something did not open, is not as its key says, or may be missing from
 a damaged file, or nothing was found; 2 wrong usage; 3 the input cannot be read; 4 what is written cannot be.

@@ -115,6 +115,7 @@ pub fn main() -> ExitCode {
         Command::Audit(args) => args.settle(),
         Command::Fit(args) => args.settle(),
         Command::Get(args) => args.settle(),
+        Command::Extract(args) => args.settle(),
         _ => {}
     }
     let outcome = match &cli.command {

@@ -110,7 +110,11 @@ fn two_stores(folder: &TempDir) -> (String, String) {
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}).to_string().into_bytes()
     };
     let before = [
-        Put::new(2, secret_key("db"), object("Secret", "db", json!({"data": {"password": "b2xk", "user": "c2FtZQ=="}}))),
+        Put::new(
+            2,
+            secret_key("db"),
+            object("Secret", "db", json!({"data": {"password": "b2xk", "user": "c2FtZQ=="}})),
+        ),
         Put::new(3, map("gone"), object("ConfigMap", "gone", json!({}))),
         Put::new(4, map("touched"), touched("1")),
         Put::new(5, map("web"), object("ConfigMap", "web", json!({"data": {"replicas": "1", "lines": "a\nb\nc\n"}}))),
@@ -118,8 +122,16 @@ fn two_stores(folder: &TempDir) -> (String, String) {
     let after = [
         Put::new(12, "/kubernetes.io/configmaps/default/new", object("ConfigMap", "new", json!({"data": {"x": "y"}}))),
         Put::new(13, "/kubernetes.io/configmaps/default/touched", touched("2")),
-        Put::new(14, "/kubernetes.io/configmaps/default/web", object("ConfigMap", "web", json!({"data": {"replicas": "2", "lines": "a\nB\nc\n"}}))),
-        Put::new(15, "/kubernetes.io/secrets/default/db", object("Secret", "db", json!({"data": {"password": "bmV3", "user": "c2FtZQ=="}}))),
+        Put::new(
+            14,
+            "/kubernetes.io/configmaps/default/web",
+            object("ConfigMap", "web", json!({"data": {"replicas": "2", "lines": "a\nB\nc\n"}})),
+        ),
+        Put::new(
+            15,
+            "/kubernetes.io/secrets/default/db",
+            object("Secret", "db", json!({"data": {"password": "bmV3", "user": "c2FtZQ=="}})),
+        ),
     ];
     (store(folder, "before.db", &before, &[]), store(folder, "after.db", &after, &[]))
 }
@@ -165,7 +177,10 @@ fn unified_differences_show_yaml_and_no_value_of_a_secret_unless_asked() {
     }
     assert!(!text.contains("b2xk") && !text.contains("bmV3") && !text.contains("c2FtZQ"), "{text}");
     let masked: Vec<&str> = text.lines().filter(|line| line.contains("(masked, ")).collect();
-    assert!(masked.len() == 3 && masked[0].starts_with("-  password: ") && masked[1].starts_with("+  password: "), "{masked:?}");
+    assert!(
+        masked.len() == 3 && masked[0].starts_with("-  password: ") && masked[1].starts_with("+  password: "),
+        "{masked:?}"
+    );
     assert!(masked[0][1..] != masked[1][1..]);
     let shown = diff(&before, &after, &[&ROOTS[..], &["-o", "unified", "--show-secrets", "secrets"]].concat());
     assert!(shown.text().contains("-  password: b2xk\n+  password: bmV3\n"), "{}", shown.text());

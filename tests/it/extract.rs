@@ -235,7 +235,8 @@ fn extract_names(names: &[(String, String)]) {
         })
         .collect();
     let source = store(&home, "made.db", &puts, &[]);
-    let arguments = ["extract", &source, "--etcd-prefix", "/registry", "--output-dir", argument(&out(&home))].map(str::to_owned);
+    let arguments =
+        ["extract", &source, "--etcd-prefix", "/registry", "--output-dir", argument(&out(&home))].map(str::to_owned);
     let run = atrest(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
     assert_eq!(run.code, 0, "{}{}", run.text(), run.err);
     assert_eq!(fs::read_dir(home.path()).unwrap().count(), 2, "nothing lies beside the folder");
@@ -253,9 +254,28 @@ fn extract_names(names: &[(String, String)]) {
 fn hostile_names_get_files_of_their_own_and_none_leads_out() {
     let long = "n".repeat(253);
     let names = [
-        ("..%2f", "x"), ("...", "..."), ("a", "..x"), ("a", "x\0y"), ("a", "A"), ("a", "a"), ("A", "a"), ("a", "%61"),
-        ("a", "a.yaml"), ("a", "-rf"), ("_cluster", "x"), ("a", "C:\\x"), ("a", "new\nline"), ("a", "\u{202e}gpj"), ("a", "é"), ("a", "e\u{301}"),
-        ("a", &long), (&long, "a"), ("a", &long[1..]), ("a", "~"), ("a", "$HOME"), ("a", ".atrest-part"),
+        ("..%2f", "x"),
+        ("...", "..."),
+        ("a", "..x"),
+        ("a", "x\0y"),
+        ("a", "A"),
+        ("a", "a"),
+        ("A", "a"),
+        ("a", "%61"),
+        ("a", "a.yaml"),
+        ("a", "-rf"),
+        ("_cluster", "x"),
+        ("a", "C:\\x"),
+        ("a", "new\nline"),
+        ("a", "\u{202e}gpj"),
+        ("a", "é"),
+        ("a", "e\u{301}"),
+        ("a", &long),
+        (&long, "a"),
+        ("a", &long[1..]),
+        ("a", "~"),
+        ("a", "$HOME"),
+        ("a", ".atrest-part"),
     ];
     let names: Vec<(String, String)> =
         names.iter().map(|(namespace, name)| ((*namespace).to_owned(), (*name).to_owned())).collect();
