@@ -275,7 +275,7 @@ impl Place {
         match (&args.output_dir, &args.bundle) {
             (Some(path), _) => {
                 let failed = |error| Failure::from(error).about(&path.to_string_lossy());
-                let tree = Tree::create(path, args.force, &inputs).map_err(failed)?;
+                let mut tree = Tree::create(path, args.force, &inputs).map_err(failed)?;
                 // Lists of an older run would say that all is there.
                 [SUMS, MANIFEST, LEFT_OUT].iter().try_for_each(|name| tree.remove(name)).map_err(failed)?;
                 Ok(Self::Folder { tree, path: path.clone() })

@@ -202,6 +202,14 @@ impl Selected {
         self.wanted.iter().flat_map(|wanted| wanted.names.iter().map(|name| (&wanted.resource, name.as_str())))
     }
 
+    /// How the keys of all that is selected end, where that is known of every one: all are asked for by name, and no definition of a
+    /// store could add to them.
+    pub fn key_ends(&self) -> Option<Vec<Vec<u8>>> {
+        let named = !self.everything && self.wanted.iter().all(|wanted| !wanted.names.is_empty());
+        let ends = || self.names().map(|(_, name)| format!("/{name}").into_bytes()).collect();
+        (named && self.is_settled()).then(ends)
+    }
+
     /// The resources that it selects; none if it selects everything.
     pub fn resources(&self) -> impl Iterator<Item = &GroupResource> {
         self.wanted.iter().map(|wanted| &wanted.resource)
@@ -393,6 +401,16 @@ mod tests {
         match Roots::given(&["/registry"]).locate(key.as_bytes()) {
             Address::Object(object) => resolve(arguments).unwrap().matches(&object),
             other => panic!("{key}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_ends_of_keys_are_known_only_where_every_name_is() {
+        let ends = |arguments: &[&str]| resolve(arguments).unwrap().key_ends();
+        assert_eq!(ends(&["secret", "db", "web"]), Some(vec![b"/db".to_vec(), b"/web".to_vec()]));
+        assert_eq!(ends(&["secret/db", "cm/x"]), Some(vec![b"/db".to_vec(), b"/x".to_vec()]));
+        for open in [&["secret"][..], &["secret,widgets", "db"], &[]] {
+            assert_eq!(ends(open), None, "{open:?}");
         }
     }
 

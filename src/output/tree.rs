@@ -97,7 +97,7 @@ impl Tree {
         Ok(Self { root, force, before: before.files, inputs })
     }
 
-    /// How many files there were before.
+    /// How many files there were before, those that were removed not counted.
     pub fn files_before(&self) -> u64 {
         self.before
     }
@@ -120,13 +120,17 @@ impl Tree {
     /// # Errors
     ///
     /// When it cannot be removed.
-    pub fn remove(&self, name: &str) -> Result<(), TreeError> {
+    pub fn remove(&mut self, name: &str) -> Result<(), TreeError> {
         let fail = |error| fault(name.to_owned(), error);
         if !self.may_replace(&self.root, OsStr::new(name)).map_err(fail)? {
             return Ok(());
         }
         match rustix::fs::unlinkat(&self.root, name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Ok(()) => {
+                self.before = self.before.saturating_sub(1);
+                Ok(())
+            }
+            Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(fail(OutputError::Create(error.into()))),
         }
     }
@@ -380,7 +384,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let input = home.path().join("SHA256SUMS");
         fs::write(&input, b"input").unwrap();
-        let tree = Tree::create(home.path(), true, &[&input]).unwrap();
+        let mut tree = Tree::create(home.path(), true, &[&input]).unwrap();
         let root = tree.folder(&[]).unwrap();
         for error in [tree.remove("SHA256SUMS").unwrap_err(), tree.write(&root, "SHA256SUMS", b"x").unwrap_err()] {
             assert!(matches!(error, TreeError::File { error: OutputError::IsInput(_), .. }), "{error}");

@@ -127,6 +127,8 @@ pub struct Noter<'n> {
     wanted: &'n Wanted<'n>,
     selected: &'n Selected,
     rules: &'n Rules,
+    /// How the keys of all that is wanted end, where that is known; all others need no look.
+    key_ends: Option<Vec<Vec<u8>>>,
     /// Where the API servers keep their objects.
     pub roots: Arc<Roots>,
     rows: RowSink<'n>,
@@ -155,6 +157,7 @@ impl<'n> Noter<'n> {
             wanted,
             selected,
             rules,
+            key_ends: selected.key_ends(),
             roots,
             rows,
             sorted_by: Vec::new(),
@@ -202,6 +205,9 @@ impl Visitor for Noter<'_> {
         let main = revision.revision.main;
         self.last = self.last.max(Some(main));
         if self.wanted.revision.is_some_and(|at| main > at) {
+            return;
+        }
+        if self.key_ends.as_ref().is_some_and(|ends| !ends.iter().any(|end| kv.key.ends_with(end))) {
             return;
         }
         let address = self.roots.locate(kv.key);

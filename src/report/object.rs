@@ -7,43 +7,43 @@ const INDENT: usize = 4;
 
 /// Appends a value on as many lines as it takes; its first line is not indented.
 pub fn pretty(node: Node<'_, '_>, indent: usize, out: &mut String) {
+    let mut bytes = std::mem::take(out).into_bytes();
+    write(node, indent, &mut bytes);
+    // A node of a document is text, and what was none in it was replaced.
+    *out = String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+}
+
+fn write(node: Node<'_, '_>, indent: usize, out: &mut Vec<u8>) {
     let is_object = node.scalar() == Scalar::Object;
     if !is_object && node.scalar() != Scalar::Array {
-        return scalar(node, out);
+        return node.write(out);
     }
     let inner = indent + INDENT;
     let mut any = false;
-    let mut line = |out: &mut String| {
-        out.push_str(if std::mem::replace(&mut any, true) { ",\n" } else { "\n" });
+    let mut line = |out: &mut Vec<u8>| {
+        out.extend_from_slice(if std::mem::replace(&mut any, true) { b",\n" } else { b"\n" });
         blanks(inner, out);
     };
-    out.push(if is_object { '{' } else { '[' });
+    out.push(if is_object { b'{' } else { b'[' });
     for item in node.items() {
         line(out);
-        pretty(item, inner, out);
+        write(item, inner, out);
     }
     for (key, value) in node.members() {
         line(out);
-        scalar(key, out);
-        out.push_str(": ");
-        pretty(value, inner, out);
+        key.write(out);
+        out.extend_from_slice(b": ");
+        write(value, inner, out);
     }
     if any {
-        out.push('\n');
+        out.push(b'\n');
         blanks(indent, out);
     }
-    out.push(if is_object { '}' } else { ']' });
+    out.push(if is_object { b'}' } else { b']' });
 }
 
-fn blanks(count: usize, out: &mut String) {
-    out.extend(std::iter::repeat_n(' ', count));
-}
-
-fn scalar(node: Node<'_, '_>, out: &mut String) {
-    let mut bytes = Vec::new();
-    node.write(&mut bytes);
-    // A node of a document is text, and what was none in it was replaced.
-    out.push_str(&String::from_utf8_lossy(&bytes));
+fn blanks(count: usize, out: &mut Vec<u8>) {
+    out.resize(out.len() + count, b' ');
 }
 
 #[cfg(test)]

@@ -31,6 +31,9 @@ pub enum Form {
     Name,
 }
 
+/// So many times the length of an object's JSON is set aside for its text.
+const TEXT_OF_JSON: usize = 2;
+
 /// How deep the objects of a list are indented in JSON.
 const LIST_INDENT: usize = 8;
 
@@ -109,8 +112,10 @@ fn text(form: Form, list: bool, decode: bool, item: &Item) -> Zeroizing<String> 
     }
     let mut json = json_of(item);
     if decode && let Some(decoded) = decoded_secret(&json) {
-        json = decoded;
+        json = Cow::Owned(decoded);
     }
+    // Text that grows is copied, and what it is copied from is not wiped.
+    text.reserve(TEXT_OF_JSON * json.len());
     let Ok(document) = Document::parse(&json) else { return text };
     match form {
         Form::Yaml if list => yaml::write_item(document.root(), &mut text),
@@ -153,9 +158,9 @@ fn kind_and_group(item: &Item) -> (Cow<'_, str>, Cow<'_, str>) {
 }
 
 /// The object, or what stands in its place.
-fn json_of(item: &Item) -> Zeroizing<Vec<u8>> {
+fn json_of(item: &Item) -> Cow<'_, Zeroizing<Vec<u8>>> {
     let (key, what) = match &item.content {
-        Content::Object { json, .. } => return json.clone(),
+        Content::Object { json, .. } => return Cow::Borrowed(json),
         Content::Closed { sealed, reason } => (
             "$closed",
             json!({"key": sealed.name, "provider": sealed.provider, "reason": reason, "version": sealed.version}),
@@ -176,7 +181,7 @@ fn json_of(item: &Item) -> Zeroizing<Vec<u8>> {
             members.insert("kind".to_owned(), json!(kind));
         }
     }
-    Zeroizing::new(object.to_string().into_bytes())
+    Cow::Owned(Zeroizing::new(object.to_string().into_bytes()))
 }
 
 /// A Secret whose data that is text stands in `stringData`, which an API server takes as well; none for what is no Secret.

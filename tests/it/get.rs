@@ -105,6 +105,8 @@ fn one_object_by_name_stands_for_itself_in_every_form() {
     let read: Value = serde_saphyr::from_str(yaml.text()).unwrap();
     assert_eq!(&read, secret);
     assert_eq!(get(APISERVER, &["secret", name, "-o", "name"]).text(), format!("secret/{name}\n"));
+    let custom = get(APISERVER, &["widgets", "box-00", "-o", "name"]);
+    assert_eq!(custom.text(), "widget.example.com/box-00\n", "by the kind of its definition, as kubectl does it");
     let missing = get(APISERVER, &["secret", name, "missing", "-o", "name"]);
     assert_eq!((missing.code, missing.text()), (1, format!("secret/{name}\n").as_str()));
     assert!(missing.err.contains("secrets \"missing\" not found"), "{}", missing.err);
@@ -300,4 +302,34 @@ fn a_sealed_value_needs_its_configuration_and_its_key() {
     for rubbish in [&b""[..], b"rubbish", b"k8s:enc:aescbc:v1:", b"k8s\0\x0a\xff", b"AAAA"] {
         assert_eq!(atrest_reading(rubbish, &["decode"]).code, 3, "{rubbish:?}");
     }
+}
+
+#[cfg(feature = "kms")]
+#[test]
+fn a_value_of_a_kms_provider_is_decoded_once_its_plugin_was_asked() {
+    use super::stand_in::{Plugin, honest};
+
+    let config = testdata("kms/encryption-config.yaml");
+    let (v1, v2) = (Plugin::start(honest("v1beta1", "1")), Plugin::start(honest("v2", "1")));
+    let endpoints = [format!("ack-kms={}", v1.endpoint()), format!("cloud-kms={}", v2.endpoint())];
+    let truth = lines("kms/truth.jsonl");
+    for name in ["v1-00", "v1cbc-00", "v2-00"] {
+        let key = format!("/registry/secrets/default/{name}");
+        let value = [&stored("kms/snapshot.db", &key)[..], b"\n"].concat();
+        let decode = |more: &[&str]| {
+            atrest_reading(&value, &[&["decode", "-c", &config, "--as", &key, "-o", "json"], more].concat())
+        };
+        let closed = decode(&[]);
+        assert!(closed.failed(3).contains("--kms asks the plugin"), "{}", closed.err);
+        let ask = ["--kms", "--kms-endpoint", &endpoints[0], "--kms-endpoint", &endpoints[1]];
+        let run = decode(&ask);
+        assert_eq!(run.code, 0, "{}", run.err);
+        let object: Value = serde_json::from_slice(&run.out).unwrap();
+        assert_eq!(object["metadata"]["name"], name);
+        assert!(run.err.contains("opened by kms/"), "{}", run.err);
+        let plan = decode(&["--kms=plan", "--kms-endpoint", &endpoints[0], "--kms-endpoint", &endpoints[1]]);
+        assert!(plan.code == 0 && plan.text().contains("1 calls"), "{}{}", plan.text(), plan.err);
+        assert!(truth.iter().any(|line| line["key"] == key.as_str()));
+    }
+    assert_eq!((v1.calls("Decrypt"), v2.calls("Decrypt")), (2, 1), "one value, one data key");
 }

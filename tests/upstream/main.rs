@@ -24,6 +24,7 @@ mod walk;
 mod apiserver;
 mod built;
 mod check;
+mod extract;
 mod kms;
 mod kube;
 #[cfg(feature = "live")]
