@@ -40,7 +40,8 @@ impl Roles {
     /// leads to any more.
     pub fn new(sheet: &Sheet<'_>, tree: &Tree, others: impl Iterator<Item = u32>) -> Self {
         let mut roles = Self(vec![FREE; sheet.pages() as usize]);
-        [0, 1].into_iter().chain(others).chain(tree.branches.iter().copied()).for_each(|page| roles.set(page, TAKEN));
+        let metas = sheet.metas().iter().map(|(position, _)| *position);
+        metas.chain(others).chain(tree.branches.iter().copied()).for_each(|page| roles.set(page, TAKEN));
         for (leaf, Leaf { position, .. }) in (0..OVERFLOW).zip(&tree.leaves) {
             roles.set(*position, leaf);
         }

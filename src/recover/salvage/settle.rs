@@ -41,6 +41,8 @@ pub struct Include {
     pub compacted: bool,
     /// Records in bytes that are no page any more.
     pub fragments: bool,
+    /// Nothing that is doubtful.
+    pub only_certain: bool,
 }
 
 /// How many records there are of what kind.
@@ -60,6 +62,8 @@ pub struct Counts {
     pub compacted: u64,
     /// Left out: newer than the last compaction and not in the tree though it is whole there, so never committed.
     pub uncommitted: u64,
+    /// Left out: doubtful, and only what is certain was asked for.
+    pub doubtful_left: u64,
     /// Left out: only found in bytes that are no page any more.
     pub fragments: u64,
     /// Left out: copies differ, and nothing speaks for one of them.
@@ -97,6 +101,8 @@ pub struct Settled {
     pub conflicts: Vec<Conflict>,
     /// How many.
     pub conflict_count: u64,
+    /// The first of those that are doubtful.
+    pub doubtful: Vec<Mark>,
     /// Records that were left out in a gap and whose keys may have been lost there.
     pub shadows: Vec<Mark>,
 }
@@ -115,12 +121,31 @@ enum Verdict {
     Uncommitted,
 }
 
-/// Settles all copies, which come in any order.
-pub fn settle(mut marks: Vec<Mark>, gaps: &Gaps, compaction: Compaction, include: Include) -> Settled {
+/// Puts all copies in order. Where the tree was only `guessed` and something shows that it is an older one, it is not gone by,
+/// and any record may have been lost: then it is forgotten, and that is said.
+pub fn order(marks: &mut [Mark], guessed: bool, compaction: Compaction) -> bool {
     marks.par_sort_unstable_by_key(Mark::order);
-    let stale = Stale::find(&marks, gaps, compaction);
+    if !guessed {
+        return true;
+    }
+    let newest = |of_tree: bool| {
+        let on_pages = marks.iter().rev().filter(|mark| !mark.has(Bit::Tail));
+        on_pages.filter(|mark| mark.has(Bit::Tree) == of_tree).map(Mark::rev).next()
+    };
+    let is_older =
+        newest(false) > newest(true) || Stale::find(marks, &Gaps::everywhere(), compaction).contradicts_tree(marks);
+    if is_older {
+        marks.iter_mut().for_each(Mark::off_the_tree);
+        marks.par_sort_unstable_by_key(Mark::order);
+    }
+    !is_older
+}
+
+/// Settles all copies, which come in order.
+pub fn settle(marks: &[Mark], gaps: &Gaps, compaction: Compaction, include: Include) -> Settled {
+    let stale = Stale::find(marks, gaps, compaction);
     let mut settled = Settled::default();
-    for copies in changes(&marks) {
+    for copies in changes(marks) {
         if copies.first().is_some_and(|copy| copy.has(Bit::Tree)) {
             settled.counts.reached += 1;
             settled.take(copies, copies);
@@ -153,12 +178,16 @@ impl Settled {
     /// Decides about copies that nothing leads to.
     fn unreached(&mut self, copies: &[Mark], vouched: &[Mark], verdict: Verdict, include: Include, gaps: &Gaps) {
         let on_page = vouched.iter().any(|copy| !copy.has(Bit::Tail));
-        let is_new = verdict == Verdict::Unreached || verdict == Verdict::Doubtful;
+        let is_new = match verdict {
+            Verdict::Doubtful => !include.only_certain,
+            _ => verdict == Verdict::Unreached,
+        };
         let counts = &mut self.counts;
         let counter = match verdict {
             Verdict::Uncommitted => &mut counts.uncommitted,
             _ if !on_page && !include.fragments => &mut counts.fragments,
             Verdict::Compacted if !include.compacted => &mut counts.compacted,
+            Verdict::Doubtful if include.only_certain => &mut counts.doubtful_left,
             _ if disagree(vouched) => &mut counts.undecided,
             _ if !on_page => &mut counts.fragments_taken,
             Verdict::Unreached => &mut counts.unreached,
@@ -171,6 +200,9 @@ impl Settled {
             && (is_new || include.compacted)
             && !disagree(vouched);
         if taken {
+            if verdict == Verdict::Doubtful && self.doubtful.len() < NAMED {
+                self.doubtful.extend(vouched.first());
+            }
             return self.take(vouched, copies);
         }
         if is_new && disagree(vouched) {
