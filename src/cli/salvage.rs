@@ -100,6 +100,7 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
         entry: unpacked.entry,
         bytes: unpacked.bytes,
         given_sha256: unpacked.given_sha256,
+        log_bytes: None,
     };
     let exit = if salvage.is_whole() { Exit::Done } else { Exit::Findings };
     print(exit, |out| match args.report {

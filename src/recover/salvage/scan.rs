@@ -172,7 +172,7 @@ impl Known<'_> {
         let note = self.sheet.note(position);
         let is_root = self.inline == Some(position) || note.kind == Kind::Root;
         match self.roles.of(position) {
-            _ if is_root => self.inline(position, buffer, found),
+            FREE | TAKEN if is_root => self.inline(position, buffer, found),
             FREE if note.kind == Kind::Leaf && note.packed && note.first.is_some() => {
                 self.free_leaf(position, buffer, found);
             }

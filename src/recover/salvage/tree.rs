@@ -101,15 +101,16 @@ fn may_be_root(note: Note) -> bool {
 
 /// The root whose log index is the greatest, and the root of the records that leads to the newest one.
 fn guessed(sheet: &Sheet<'_>) -> Top {
-    let mut best: Option<(u64, Buckets, Vec<u32>)> = None;
+    let mut best: Option<((bool, u64), Buckets, Vec<u32>)> = None;
     for (position, _) in sheet.notes().filter(|(_, note)| note.kind == Kind::Root) {
         let (buckets, pages) = root_buckets(sheet, Some(position));
         if !buckets.contains_key(schema::KEY) {
             continue;
         }
         let index = store_meta(sheet, &buckets).consistent_index.unwrap_or(0);
-        if best.as_ref().is_none_or(|(newest, ..)| index > *newest) {
-            best = Some((index, buckets, pages));
+        let rank = (sheet.is_in_place(position), index);
+        if best.as_ref().is_none_or(|(newest, ..)| rank > *newest) {
+            best = Some((rank, buckets, pages));
         }
     }
     let (_, buckets, pages) = best.unwrap_or_default();
@@ -172,7 +173,10 @@ fn newer_root(sheet: &Sheet<'_>, known: Option<BucketRoot>) -> Option<BucketRoot
         Some(own) => own.leaf.is_some() && other.leaf >= own.leaf && other.height >= own.height,
     };
     let mut best: Vec<(Edge, u32)> = Vec::new();
-    for (_, note) in sheet.notes().filter(|(_, note)| note.kind == Kind::Branch && note.first.is_some()) {
+    let is_candidate = |(position, note): &(u32, Note)| {
+        note.kind == Kind::Branch && note.first.is_some() && sheet.is_in_place(*position)
+    };
+    for (_, note) in sheet.notes().filter(is_candidate) {
         let Some(edge) = edge(sheet, u64::from(note.id)).filter(is_as_new) else { continue };
         match best.first() {
             Some((other, _)) if *other > edge => {}
