@@ -462,14 +462,14 @@ struct Made {
 }
 
 impl Made {
-    fn new(folder: &TempDir, mains: impl Iterator<Item = i64>) -> Self {
+    fn new(folder: &TempDir, mut mains: impl Iterator<Item = i64>) -> Self {
         let path = folder.path().join("made.db");
         let file = File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
         let mut writer = Writer::new(&file, 4096, 9).unwrap();
         for name in schema::BUCKETS {
             let mut bucket = writer.bucket(name, 0, Fill::APPENDED).unwrap();
             if name == schema::KEY {
-                mains.for_each(|main| {
+                mains.by_ref().for_each(|main| {
                     let (key, value) = Self::record(main, "value");
                     bucket.push(&key, &value).unwrap();
                 });
