@@ -110,7 +110,8 @@ impl From<ReadError> for Failure {
             #[cfg(feature = "live")]
             ReadError::Live(error) => error.into(),
             ReadError::Open(OpenError::NoMeta { .. }) => failure.hint(
-                "is it an etcd snapshot? `etcdctl snapshot save` makes one, and K3s keeps them in server/db/snapshots",
+                "is it an etcd snapshot? `etcdctl snapshot save` makes one, and K3s keeps them in server/db/snapshots; if it was one, \
+                 `atrest salvage` finds what is left of it, and other commands read that with --salvage",
             ),
             ReadError::Open(OpenError::Empty) => failure.hint("the snapshot was never written; look for an older one"),
             #[cfg(feature = "kine")]
@@ -122,7 +123,7 @@ impl From<ReadError> for Failure {
                 "copy state.db and state.db-wal together, or try an older copy; what SQLite itself saves, `sqlite3 state.db .recover` tells",
             ),
             ReadError::NoKeyBucket(_) => {
-                failure.hint("`atrest check` lists what is damaged, if it is etcd's file at all")
+                failure.hint("if it is etcd's file at all, `atrest salvage` finds records whatever leads to them; other commands read them with --salvage")
             }
             _ => failure,
         }

@@ -44,6 +44,9 @@ pub struct Args {
     /// Also records in bytes that are no page any more, as far as they are whole and another record or nothing follows
     #[arg(long)]
     include_fragments: bool,
+    /// Nothing that is doubtful: of what a compaction may have taken out only what the tree leads to
+    #[arg(long, conflicts_with_all = ["include_compacted", "include_fragments"])]
+    only_certain: bool,
     /// Replace an existing file
     #[arg(long)]
     force: bool,
@@ -80,7 +83,11 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     let source = if is_stdin { Path::new("/dev/stdin") } else { &args.source };
     let output = Output::create(&args.output, args.force, &[source]);
     let output = output.map_err(|error| Failure::from(error).about(&path))?;
-    let include = Include { compacted: args.include_compacted, fragments: args.include_fragments };
+    let include = Include {
+        compacted: args.include_compacted,
+        fragments: args.include_fragments,
+        only_certain: args.only_certain,
+    };
     let reopen = || output.reopen().map_err(std::io::Error::other);
     let out = Out { file: output.file(), reopen: &reopen };
     let outcome = of(&unpacked.file, (include, true), &interrupted, &out, global);
@@ -119,7 +126,7 @@ pub fn view(file: &std::fs::File, args: &SourceArgs, global: &GlobalArgs) -> Res
     let bytes = file.metadata().map_err(|error| Failure::from(SalvageError::from(error)))?.len();
     let room =
         tempfile::tempfile().map_err(|error| Failure::input(format!("no room for what is salvaged: {error}")))?;
-    let include = Include { compacted: args.include_compacted, fragments: false };
+    let include = Include { compacted: args.include_compacted, ..Include::default() };
     let reopen = || room.try_clone();
     let out = Out { file: &room, reopen: &reopen };
     let salvage = of(file, (include, !args.no_digest), &AtomicBool::new(false), &out, global)?;

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::audit::finding::{Finding, Severity};
 use crate::source::check::Report;
 use crate::source::digest::Trailer;
+use crate::source::{FaultKind, RECORD_FAULT, REVISION_KEY_FAULT, SCHEMA_FAULT};
 
 use super::json::{Fault, SourceFacts, TOOL, Tool, pretty};
 use super::paint::Paint;
@@ -48,6 +49,8 @@ struct Document<'d> {
     unsteady: bool,
     faults: Vec<Fault<'d>>,
     fault_count: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    advice: Vec<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hashkv: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,6 +91,7 @@ pub fn json(out: &mut dyn Write, report: &Report, facts: &SourceFacts) -> io::Re
         unsteady: report.unsteady,
         faults: report.faults.iter().map(Fault::of).collect(),
         fault_count: report.fault_count,
+        advice: advice(report),
         hashkv: report.hash_kv.map(|hash_kv| hash_kv.hash),
         hashkv_revision: report.hash_kv.map(|hash_kv| hash_kv.revision),
         hashkv_compact_revision: report.hash_kv.map(|hash_kv| hash_kv.compacted),
@@ -119,6 +123,9 @@ pub fn text(out: &mut dyn Write, report: &Report, facts: &SourceFacts, paint: Pa
     if hidden > 0 {
         writeln!(out, "and {} more; -o json has the first {}", grouped(hidden), report.faults.len())?;
     }
+    for advice in advice(report) {
+        writeln!(out, "\n-> {advice}")?;
+    }
     for finding in findings(report) {
         let mark = if finding.severity() == Severity::Error { "[FAIL]" } else { "[WARN]" };
         let mark = paint.severity(finding.severity(), mark);
@@ -126,6 +133,50 @@ pub fn text(out: &mut dyn Write, report: &Report, facts: &SourceFacts, paint: Pa
     }
     Ok(())
 }
+
+/// What can be done about the faults, in words.
+fn advice(report: &Report) -> Vec<&'static str> {
+    let has = |kinds: &[FaultKind]| report.faults.iter().any(|fault| kinds.contains(&fault.kind));
+    let mut advice = Vec::new();
+    if has(&[FaultKind::Truncated]) {
+        advice.push(
+            "The end of the file is missing: look for a whole copy first. `atrest salvage FILE -o NEW.db` saves what is in this one, \
+             and says which revisions are missing.",
+        );
+    }
+    if has(&TREE) {
+        advice.push(
+            "Pages of a tree are lost. `atrest salvage FILE -o NEW.db` looks at every page on its own: it finds the leaves below a lost \
+             branch, and pages that stand elsewhere, and says what is lost for good. To read such a file as it is, give --salvage.",
+        );
+    }
+    if has(&[FaultKind::Meta]) && !has(&TREE) {
+        advice.push(
+            "A meta page is lost, and the other one leads to everything. etcd opens such a file, though its own check stops there: \
+             `atrest salvage FILE -o NEW.db` makes both anew.",
+        );
+    }
+    if has(&[REVISION_KEY_FAULT, RECORD_FAULT]) && !has(&TREE) {
+        advice.push("Single records do not hold; no etcd starts on them. `atrest salvage FILE -o NEW.db` leaves them out and names their revisions.");
+    }
+    if has(&[SCHEMA_FAULT]) {
+        advice.push("A bucket is missing that etcd needs: `atrest salvage FILE -o NEW.db` looks for its pages, or makes it anew for a restore.");
+    }
+    advice
+}
+
+/// What is wrong with pages that a tree leads to.
+const TREE: [FaultKind; 9] = [
+    FaultKind::Unreadable,
+    FaultKind::OutOfBounds,
+    FaultKind::WrongId,
+    FaultKind::WrongType,
+    FaultKind::ReachedTwice,
+    FaultKind::Element,
+    FaultKind::KeyOrder,
+    FaultKind::Bucket,
+    FaultKind::Depth,
+];
 
 /// Whether the file is whole, and a sentence that says so.
 fn answer(report: &Report) -> (bool, &'static str) {

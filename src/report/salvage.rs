@@ -28,6 +28,7 @@ struct Document<'d> {
     etcd_version: Option<String>,
     records: Records,
     left_out: LeftOut,
+    doubtful: Vec<Doubtful>,
     conflicts: Vec<ConflictRow>,
     conflict_count: u64,
     lost: Lost,
@@ -65,8 +66,15 @@ struct Records {
 struct LeftOut {
     compacted: u64,
     uncommitted: u64,
+    doubtful: u64,
     fragments: u64,
     undecided: u64,
+}
+
+#[derive(Serialize)]
+struct Doubtful {
+    key: String,
+    revision: u64,
 }
 
 #[derive(Serialize)]
@@ -140,9 +148,11 @@ pub fn json(out: &mut dyn Write, salvage: &Salvage, facts: &SourceFacts, output:
         left_out: LeftOut {
             compacted: counts.compacted,
             uncommitted: counts.uncommitted,
+            doubtful: counts.doubtful_left,
             fragments: counts.fragments,
             undecided: counts.undecided,
         },
+        doubtful: salvage.doubtful.iter().map(doubtful).collect(),
         conflicts: salvage.conflicts.iter().map(conflict).collect(),
         conflict_count: salvage.conflict_count,
         lost: lost(salvage),
@@ -181,6 +191,10 @@ fn conflict(conflict: &Conflict) -> ConflictRow {
     };
     let (revision, sub) = conflict.revision;
     ConflictRow { revision, sub, taken, taken_page: conflict.taken, other_page: conflict.other }
+}
+
+fn doubtful((bytes, revision): &(Vec<u8>, u64)) -> Doubtful {
+    Doubtful { key: key(bytes).into_owned(), revision: *revision }
 }
 
 fn lost(salvage: &Salvage) -> Lost {
@@ -268,9 +282,13 @@ fn figures(salvage: &Salvage) -> Vec<(&'static str, String)> {
     more("  doubtful", counts.doubtful);
     more("  compacted", counts.compacted_taken);
     more("  fragments", counts.fragments_taken);
-    more("left out", counts.compacted + counts.uncommitted + counts.fragments + counts.undecided);
+    more(
+        "left out",
+        counts.compacted + counts.uncommitted + counts.doubtful_left + counts.fragments + counts.undecided,
+    );
     more("  compacted", counts.compacted);
     more("  uncommitted", counts.uncommitted);
+    more("  doubtful", counts.doubtful_left);
     more("  fragments", counts.fragments);
     more("  undecided", counts.undecided);
     if let Some(revision) = salvage.compaction.noted.filter(|revision| *revision > 0) {

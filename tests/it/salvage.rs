@@ -1,22 +1,25 @@
 //! Salvage of broken files, held against what the whole file is known to hold: each record whose pages are left comes back,
 //! and none that was not there.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use atrest::bbolt::write::{Fill, Writer};
+use atrest::etcd::{Revision, RevisionKey, schema};
 use atrest::recover::salvage::settle::Include;
 use atrest::recover::salvage::{Out, Request, Salvage, SalvageError, salvage};
 use atrest::source::Snapshot;
 use atrest::source::check::{HashKvAt, check};
 use atrest::source::snapshot::PassOptions;
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 
 use super::damage::harm::{self, PAGE, Random};
-use super::program::{Run, argument, atrest, atrest_reading, private, temporary, testdata};
+use super::made::Put;
+use super::program::{Run, argument, atrest, private, temporary, testdata};
 use super::servers::{Release, Server};
 use super::walk::{self, Record};
 
@@ -172,20 +175,28 @@ fn damage(whole: &Whole, random: &mut Random) -> (String, Vec<u8>) {
 #[test]
 fn of_a_thousand_random_damages_everything_that_is_left_comes_back() {
     let whole = Whole::load("kubeadm/snapshot.db");
+    // Two at a time are what a small machine takes in its stride.
+    std::thread::scope(|scope| {
+        for half in 0..2 {
+            let whole = &whole;
+            scope.spawn(move || a_part_of_them(whole, half));
+        }
+    });
+}
+
+fn a_part_of_them(whole: &Whole, half: u64) {
     let folder = temporary();
-    let mut random = Random::new(8);
-    let mut restored = 0;
-    for number in 0..1000 {
-        let (name, damaged) = damage(&whole, &mut random);
+    let mut random = Random::new(8 + half);
+    for number in 0..500 {
+        let (name, damaged) = damage(whole, &mut random);
+        let name = format!("{half} {number}, {name}");
         let found = salvaged(&folder, &damaged, Include::default());
-        let found = found.unwrap_or_else(|error| panic!("{number}, {name}: {error}"));
-        judge(&whole, &format!("{number}, {name}"), &damaged, &found);
+        let found = found.unwrap_or_else(|error| panic!("{name}: {error}"));
+        judge(whole, &name, &damaged, &found);
         if number % 250 == 100 {
-            restored += 1;
             serves(&found);
         }
     }
-    assert_eq!(restored, 4);
 }
 
 /// A real server starts on what was salvaged, and serves it.
@@ -202,21 +213,386 @@ fn serves(found: &Salvaged) {
     server.put("/registry/afterwards", b"new");
 }
 
+/// Stores of four releases, each compacted while free pages were full of what the compaction took.
+const COMPACTED: [&str; 4] =
+    ["versions/etcd-3.4.db", "versions/etcd-3.5.db", "versions/etcd-3.6.db", "versions/etcd-3.7.db"];
+
 #[test]
-fn compacted_stores_get_nothing_back_that_a_compaction_took() {
-    // The free pages of these are full of records that were compacted away.
-    for name in ["versions/etcd-3.4.db", "versions/etcd-3.5.db", "versions/etcd-3.6.db", "versions/etcd-3.7.db"] {
+fn of_compacted_stores_nothing_certain_comes_back_that_a_compaction_took() {
+    for name in COMPACTED {
         let whole = Whole::load(name);
         let folder = temporary();
         let mut random = Random::new(4);
         for number in 0..150 {
             let (told, damaged) = damage(&whole, &mut random);
-            let Ok(found) = salvaged(&folder, &damaged, Include::default()) else { continue };
-            for (revision, record) in &found.records {
-                let name = format!("{name} {number}, {told}");
-                assert_eq!(whole.records.get(revision), Some(record), "{name}: {revision:?} was not there any more");
+            let name = format!("{name} {number}, {told}");
+            let found = salvaged(&folder, &damaged, Include::default());
+            let found = found.unwrap_or_else(|error| panic!("{name}: {error}"));
+            let never = found.records.iter().filter(|(revision, record)| whole.records.get(revision) != Some(record));
+            let never: Vec<_> = never.map(|(revision, _)| revision).collect();
+            assert!(never.len() as u64 <= found.salvage.counts.doubtful, "{name}: {never:?}");
+            holds(&found.path);
+            if !never.is_empty() {
+                let only_certain = Include { only_certain: true, ..Include::default() };
+                match salvaged(&folder, &damaged, only_certain) {
+                    Ok(found) => {
+                        let never = found.records.iter().find(|(at, record)| whole.records.get(at) != Some(record));
+                        assert_eq!(never, None, "{name}");
+                    }
+                    Err(error) => assert!(matches!(error, SalvageError::NoRecords), "{name}: {error}"),
+                }
             }
+        }
+    }
+}
+
+/// What may be lost of a file without a record being lost.
+fn structures(whole: &Whole) -> Vec<(String, Vec<usize>)> {
+    let live = harm::live(&whole.bytes);
+    let root = live[0].id;
+    let branches: Vec<usize> = live.iter().filter(|page| page.is_branch).map(|page| page.id).collect();
+    let mut lost = vec![
+        ("the first meta page".to_owned(), vec![0]),
+        ("the second meta page".to_owned(), vec![1]),
+        ("both meta pages".to_owned(), vec![0, 1]),
+        ("the root".to_owned(), vec![root]),
+        ("metas and root".to_owned(), vec![0, 1, root]),
+    ];
+    for branch in branches {
+        lost.push((format!("branch {branch}"), vec![branch]));
+        lost.push((format!("metas and branch {branch}"), vec![0, 1, branch]));
+        lost.push((format!("root and branch {branch}"), vec![root, branch]));
+        lost.push((format!("metas, root and branch {branch}"), vec![0, 1, root, branch]));
+    }
+    lost
+}
+
+#[test]
+fn without_metas_root_and_branches_the_records_are_the_same() {
+    let stores = [
+        "kubeadm/snapshot.db",
+        "apiserver/snapshot.db",
+        "kms/snapshot.db",
+        "k3s/snapshot.db",
+        "openshift3/snapshot.db",
+    ];
+    for name in stores.into_iter().chain(COMPACTED) {
+        let whole = Whole::load(name);
+        let folder = temporary();
+        for (told, pages) in structures(&whole) {
+            let mut damaged = whole.bytes.clone();
+            pages.iter().for_each(|page| damaged[page * PAGE..(page + 1) * PAGE].fill(0));
+            let found = salvaged(&folder, &damaged, Include::default());
+            let found = found.unwrap_or_else(|error| panic!("{name} without {told}: {error}"));
+            assert!(!found.salvage.is_whole());
+            assert!(found.records == whole.records, "{name} without {told}: {:?}", found.salvage.counts);
             holds(&found.path);
         }
     }
+}
+
+#[test]
+fn pages_of_16_kib_and_a_wrong_page_size_are_told_by_the_pages_themselves() {
+    let path = testdata("versions/etcd-3.6-pages-16k.db");
+    let (whole, expected) = (fs::read(&path).unwrap(), by_revision(walk::records(&path)));
+    let folder = temporary();
+    let mut without_metas = whole.clone();
+    without_metas[..32_768].fill(0);
+    for damaged in [whole, without_metas] {
+        let found = salvaged(&folder, &damaged, Include::default()).unwrap();
+        assert_eq!(found.salvage.page_size, 16_384);
+        assert!(found.records == expected, "{:?}", found.salvage.counts);
+        holds(&found.path);
+    }
+    let kubeadm = Whole::load("kubeadm/snapshot.db");
+    for wrong in [8192_u32, 16_384, 65_536] {
+        let mut damaged = kubeadm.bytes.clone();
+        harm::metas(&mut damaged, 24, &wrong.to_le_bytes());
+        let found = salvaged(&folder, &damaged, Include::default()).unwrap();
+        assert!(found.records == kubeadm.records && found.salvage.page_size == 4096, "{wrong}");
+    }
+}
+
+#[test]
+fn of_a_whole_file_everything_is_taken_and_nothing_was_lost() {
+    let folder = temporary();
+    for name in [
+        "kubeadm/snapshot.db",
+        "versions/etcd-3.4.db",
+        "versions/etcd-3.7.db",
+        "versions/etcd-3.6-pages-16k.db",
+        "rke2/on-demand-server-1-1763600000.zip",
+    ] {
+        let output = folder.path().join("same.db");
+        let run = atrest(&["salvage", &testdata(name), "-o", argument(&output), "--force", "--report", "json"]);
+        assert_eq!((run.code, &run.err[..]), (0, ""), "{name}: {}", run.text());
+        let report = run.json();
+        assert_eq!(report["whole"], true);
+        assert_eq!(report["lost"]["pages"], json!([]));
+        assert_eq!((&report["lost"]["missing_revisions"], &report["lost"]["keys"]), (&json!(0), &json!([])), "{name}");
+        assert!(report["buckets"].as_array().unwrap().iter().all(|bucket| bucket["origin"] == "whole"));
+        let status = |path: &str| {
+            let found = atrest(&["check", path, "--hashkv", "-o", "json"]).json();
+            ["hash", "revision", "totalKey", "version", "hashkv", "compacted_revision"]
+                .map(|field| found[field].clone())
+        };
+        assert_eq!(status(argument(&output)), status(&testdata(name)), "{name}");
+        assert_eq!(fs::metadata(&output).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}
+
+#[test]
+fn what_holds_no_page_is_refused_and_leaves_no_file() {
+    let folder = temporary();
+    let output = folder.path().join("new.db");
+    let whole = fs::read(testdata("versions/etcd-3.5.db")).unwrap();
+    let noise = Random::new(3).bytes(1 << 20);
+    let cases: [(&str, &[u8]); 5] = [
+        ("empty", &[]),
+        ("noise", &noise),
+        ("zeros", &[0; 1 << 16]),
+        ("a page of text", &[b'x'; 4096]),
+        ("the metas alone", &whole[..8192]),
+    ];
+    for (name, bytes) in cases {
+        let path = private(&folder, "source.db", bytes);
+        let run = atrest(&["salvage", &path, "-o", argument(&output)]);
+        assert!(run.failed(3).contains("hint: "), "{name}: {}", run.err);
+        let run = atrest(&["audit", &path, "--salvage"]);
+        assert!(run.failed(3).contains("source.db: "), "{name}: {}", run.err);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "{name}");
+    }
+}
+
+#[test]
+fn a_wrong_digest_alone_loses_nothing_and_is_said() {
+    let whole = Whole::load("kubeadm/snapshot.db");
+    let folder = temporary();
+    let mut damaged = whole.bytes.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    let found = salvaged(&folder, &damaged, Include::default()).unwrap();
+    assert!(found.records == whole.records && !found.salvage.is_whole());
+    assert!(found.salvage.faults.is_empty());
+}
+
+#[test]
+fn reading_commands_read_what_is_left_and_say_that_it_is_not_all() {
+    let whole = Whole::load("kubeadm/snapshot.db");
+    let folder = temporary();
+    let branch = harm::live(&whole.bytes).iter().find(|page| page.is_branch).unwrap().id;
+    let mut damaged = whole.bytes.clone();
+    for page in [0, 1, branch] {
+        damaged[page * PAGE..(page + 1) * PAGE].fill(0);
+    }
+    let path = private(&folder, "broken.db", &damaged);
+    let config = testdata("kubeadm/encryption-config.yaml");
+    let said = atrest(&["audit", &path, "-c", &config]);
+    assert!(said.failed(3).contains("atrest salvage"), "{}", said.err);
+
+    let of = |source: &str, more: &[&str]| atrest(&[&["audit", source, "-c", &config], more].concat());
+    let broken = of(&path, &["--salvage", "-o", "json"]).json();
+    let intact = of(&testdata("kubeadm/snapshot.db"), &["-o", "json"]).json();
+    for field in ["totals", "coverage"] {
+        assert_eq!(broken[field], intact[field], "{field}");
+    }
+    assert_eq!(broken["verdict"], "incomplete");
+    let ids: Vec<&str> = broken["findings"].as_array().unwrap().iter().filter_map(|row| row["id"].as_str()).collect();
+    assert!(ids.contains(&"file.damaged") && ids.contains(&"file.trailer-mismatch"), "{ids:?}");
+    assert_eq!(of(&path, &["--salvage", "-o", "csv"]).out, of(&testdata("kubeadm/snapshot.db"), &["-o", "csv"]).out);
+
+    let secrets = |source: &str, more: &[&str]| {
+        let run = atrest(&[&["get", source, "secrets", "-A", "-o", "name", "-c", &config], more].concat());
+        (run.code, run.out)
+    };
+    let (code, names) = secrets(&path, &["--salvage"]);
+    assert_eq!((code, &names), (1, &secrets(&testdata("kubeadm/snapshot.db"), &[]).1));
+    for command in [&["keys"][..], &["check"]] {
+        let judge = if command[0] == "keys" { vec!["-c", &config] } else { vec![] };
+        let run = atrest(&[command, &[&path, "--salvage"], &judge[..]].concat());
+        assert_eq!(run.code, 1, "{command:?}: {}", run.err);
+    }
+    let run = atrest(&["fit", &path, &config, "--salvage"]);
+    assert!(matches!(run.code, 0 | 1), "{}", run.err);
+}
+
+#[test]
+fn a_report_says_what_is_lost() {
+    let whole = Whole::load("kubeadm/snapshot.db");
+    let folder = temporary();
+    let (pages, revisions) =
+        whole.leaves.iter().find(|(pages, revisions)| pages.len() == 1 && revisions.len() > 3).unwrap();
+    let mut damaged = whole.bytes.clone();
+    damaged[pages[0] * PAGE..(pages[0] + 1) * PAGE].fill(0);
+    let output = folder.path().join("salvaged.db");
+    let run = atrest_salvage(&folder, &damaged, &output, &["--report", "json"]);
+    assert_eq!(run.code, 1);
+    let report = run.json();
+    let lost = json!([{
+        "page": pages[0],
+        "kind": "leaf",
+        "first_revision": revisions[0].0,
+        "last_revision": revisions.last().unwrap().0,
+    }]);
+    assert_eq!(report["lost"]["pages"], lost);
+    assert_eq!(report["lost"]["missing_revisions"], revisions.len());
+    assert_eq!(report["lost"]["missing"], json!([{"first": revisions[0].0, "last": revisions.last().unwrap().0}]));
+    assert_eq!((&report["schema"], &report["proved"]), (&json!("atrest.salvage/1"), &json!(true)));
+    let text = atrest_salvage(&folder, &damaged, &output, &["--force"]);
+    let line =
+        format!("page {}, a leaf, with revisions from {} to {}", pages[0], revisions[0].0, revisions.last().unwrap().0);
+    assert!(text.text().contains(&line) && text.text().contains("[FAIL]"), "{}", text.text());
+    let again = atrest_salvage(&folder, &damaged, &output, &[]);
+    assert!(again.failed(4).contains("exists already"), "{}", again.err);
+
+    let check = atrest(&["check", argument(&folder.path().join("broken.db"))]);
+    assert!(check.text().contains("atrest salvage FILE"), "{}", check.text());
+}
+
+/// Runs `salvage` on a damaged file.
+fn atrest_salvage(folder: &TempDir, damaged: &[u8], output: &Path, more: &[&str]) -> Run {
+    let path = private(folder, "broken.db", damaged);
+    atrest(&[&["salvage", &path, "-o", argument(output)], more].concat())
+}
+
+/// A store of a test's own making: thirty records of five keys in small pages, compacted at revision 20.
+struct Made {
+    bytes: Vec<u8>,
+    /// The branch page and the leaves below it.
+    branch: usize,
+}
+
+impl Made {
+    fn new(folder: &TempDir, mut mains: impl Iterator<Item = i64>) -> Self {
+        let path = folder.path().join("made.db");
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+        let mut writer = Writer::new(&file, 4096, 9).unwrap();
+        for name in schema::BUCKETS {
+            let mut bucket = writer.bucket(name, 0, Fill::APPENDED).unwrap();
+            if name == schema::KEY {
+                mains.by_ref().for_each(|main| {
+                    let (key, value) = Self::record(main, "value");
+                    bucket.push(&key, &value).unwrap();
+                });
+            } else if name == schema::META {
+                bucket.push(schema::CONSISTENT_INDEX, &7_u64.to_be_bytes()).unwrap();
+                let mark = RevisionKey { revision: Revision { main: 20, sub: 0 }, tombstone: false }.encode();
+                bucket.push(schema::FINISHED_COMPACTION, &mark).unwrap();
+                bucket.push(schema::SCHEDULED_COMPACTION, &mark).unwrap();
+            }
+            bucket.finish().unwrap();
+        }
+        writer.finish().unwrap();
+        let bytes = fs::read(&path).unwrap();
+        let branch = harm::live(&bytes).iter().find(|page| page.is_branch).map_or(0, |page| page.id);
+        Self { bytes, branch }
+    }
+
+    /// A record of a key of its own.
+    fn record(main: i64, value: &str) -> (Vec<u8>, Vec<u8>) {
+        let put = Put::new(main, format!("/registry/configmaps/default/{main}"), format!("{value}{}", "x".repeat(500)));
+        put.encoded()
+    }
+
+    /// Appends a leaf page that nothing leads to.
+    fn append(&mut self, records: &[(Vec<u8>, Vec<u8>)]) {
+        let id = self.bytes.len() / PAGE;
+        let mut page =
+            [&(id as u64).to_le_bytes()[..], &[2, 0], &(records.len() as u16).to_le_bytes(), &[0; 4]].concat();
+        let mut at = 16 * records.len();
+        for (key, value) in records {
+            for word in [0, at, key.len(), value.len()] {
+                page.extend((word as u32).to_le_bytes());
+            }
+            at = at + key.len() + value.len() - 16;
+        }
+        records.iter().for_each(|(key, value)| page.extend([&key[..], value].concat()));
+        page.resize(PAGE, 0);
+        self.bytes.extend(page);
+    }
+
+    fn without_branch(&self) -> Vec<u8> {
+        let mut bytes = self.bytes.clone();
+        bytes[self.branch * PAGE..(self.branch + 1) * PAGE].fill(0);
+        bytes
+    }
+}
+
+fn mains(found: &Salvaged) -> Vec<i64> {
+    found.records.keys().map(|(main, _)| *main).collect()
+}
+
+#[test]
+fn what_a_compaction_took_comes_back_only_when_asked_for() {
+    let folder = temporary();
+    // The compaction at 20 took 6, 9 and 13.
+    let left = || (2..=31).filter(|main| ![6, 9, 13].contains(main));
+    let mut made = Made::new(&folder, left());
+    let record = |main| Made::record(main, "value");
+    // Two old versions of a page: one with all of it, and one of the time when 6 was gone already.
+    made.append(&[5, 6, 7, 8, 9, 10].map(record));
+    made.append(&[7, 8, 9, 10].map(record));
+    made.append(&[12, 13, 14].map(record));
+    for damaged in [made.bytes.clone(), made.without_branch()] {
+        let found = salvaged(&folder, &damaged, Include::default()).unwrap();
+        assert_eq!(mains(&found), left().collect::<Vec<_>>());
+        assert_eq!(found.salvage.counts.compacted, 3, "{:?}", found.salvage.counts);
+        let compacted = Include { compacted: true, ..Include::default() };
+        let found = salvaged(&folder, &damaged, compacted).unwrap();
+        assert_eq!((mains(&found), found.salvage.counts.compacted_taken), ((2..=31).collect(), 3));
+    }
+}
+
+#[test]
+fn what_was_never_committed_stays_out() {
+    let folder = temporary();
+    let mut made = Made::new(&folder, 2..=31);
+    made.append(&[30, 31, 32, 33].map(|main| Made::record(main, "value")));
+    let found = salvaged(&folder, &made.bytes, Include::default()).unwrap();
+    assert_eq!((mains(&found), found.salvage.counts.uncommitted), ((2..=31).collect(), 2));
+}
+
+#[test]
+fn a_copy_that_differs_is_a_conflict_and_the_tree_decides() {
+    let folder = temporary();
+    let mut made = Made::new(&folder, 2..=31);
+    made.append(&[Made::record(25, "value"), Made::record(26, "other"), Made::record(27, "value")]);
+    let found = salvaged(&folder, &made.bytes, Include::default()).unwrap();
+    assert_eq!(mains(&found), (2..=31).collect::<Vec<_>>());
+    assert!(found.records[&(26, 0)].value.starts_with(b"value"));
+    assert_eq!((found.salvage.conflict_count, found.salvage.conflicts[0].by_tree), (1, true));
+    assert_eq!(found.salvage.conflicts[0].revision, (26, 0));
+
+    let found = salvaged(&folder, &made.without_branch(), Include::default()).unwrap();
+    assert_eq!(mains(&found), (2..=31).filter(|main| *main != 26).collect::<Vec<_>>());
+    assert_eq!((found.salvage.counts.undecided, found.salvage.conflicts[0].taken), (1, None));
+    assert_eq!(found.salvage.holes.ranges, [(26, 26)]);
+}
+
+#[test]
+fn records_that_stand_inline_are_found_without_metas() {
+    let folder = temporary();
+    let made = Made::new(&folder, std::iter::once(25));
+    assert_eq!(made.branch, 0, "it is so small that it has no page of its own");
+    let mut damaged = made.bytes;
+    damaged[..2 * PAGE].fill(0);
+    let found = salvaged(&folder, &damaged, Include::default()).unwrap();
+    assert_eq!(mains(&found), [25]);
+    holds(&found.path);
+}
+
+#[test]
+fn fragments_of_pages_come_back_only_when_asked_for_and_only_whole() {
+    let folder = temporary();
+    let made = Made::new(&folder, 2..=31);
+    let leaf = harm::live(&made.bytes).iter().find(|page| !page.is_branch && page.count > 3 && page.id > 2).unwrap().id;
+    let first = revision(&made.bytes, leaf * PAGE + 16).unwrap().0;
+    let mut damaged = made.bytes.clone();
+    // The head of the page and a piece of its first record are overwritten.
+    damaged[leaf * PAGE..leaf * PAGE + 512].fill(b'#');
+    let lost = |found: &Salvaged| -> Vec<i64> { (2..=31).filter(|main| !mains(found).contains(main)).collect() };
+    let without = salvaged(&folder, &damaged, Include::default()).unwrap();
+    let with = Include { fragments: true, compacted: true, ..Include::default() };
+    let with = salvaged(&folder, &damaged, with).unwrap();
+    assert!(lost(&without).len() > 3 && lost(&with) == [first], "{:?} {:?}", lost(&without), lost(&with));
+    assert_eq!(with.salvage.counts.fragments_taken as usize, lost(&without).len() - 1);
 }

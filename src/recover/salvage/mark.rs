@@ -65,6 +65,11 @@ impl Mark {
         self.bits |= bits;
     }
 
+    /// Takes back that the tree leads to it, since the tree is none to go by.
+    pub fn off_the_tree(&mut self) {
+        self.bits &= !(Bit::Tree as u8);
+    }
+
     /// The number of its transaction and that within it.
     pub fn change(&self) -> (u64, u32) {
         (self.main, self.sub)

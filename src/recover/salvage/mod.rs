@@ -163,6 +163,8 @@ pub struct Salvage {
     pub gaps: Vec<Gap>,
     /// Pages of the tree of records that are lost.
     pub lost_pages: Vec<LostPage>,
+    /// Keys and revisions of records that are doubtful: the first ones.
+    pub doubtful: Vec<(Vec<u8>, u64)>,
     /// Keys of which only records are left that may be out of date, so that nothing of them was taken: the first ones.
     pub lost_keys: Vec<Vec<u8>>,
     /// The other buckets.
@@ -204,21 +206,24 @@ fn salvage_here(file: &File, request: &Request<'_>, out: &Out<'_>) -> Result<Sal
     };
     let smalls = Smalls::gather(&sheet, &top);
     let roles = Roles::new(&sheet, &tree, smalls.pages.iter().copied());
-    let leases = smalls.leases();
+    // An older root does not know the newest leases.
+    let leases = smalls.leases().filter(|_| !top.may_be_older);
     let key = TraceKey::random()?;
     let inline = matches!(top.key, Some(BucketRoot::Inline(_))).then_some(top.key_page);
     let known = Known { sheet: &sheet, tree: &tree, roles: &roles, inline, leases: leases.as_ref(), key, is_proved };
-    let found = known.scan(progress);
+    let mut found = known.scan(progress);
     if request.interrupted.load(Ordering::Relaxed) {
         return Err(SalvageError::Interrupted);
     }
     let compaction = compaction(&smalls, &top);
-    let gaps = gaps(&top, &tree, &found);
+    let goes_by_tree = settle::order(&mut found.marks, !top.is_told, compaction);
+    let gaps = if goes_by_tree { gaps(&top, &tree, &found) } else { Gaps::everywhere() };
     let mut faults = faults(&sheet, &top, &tree, &smalls, found.faults);
-    let mut settled = settle::settle(found.marks, &gaps, compaction, request.include);
+    let mut settled = settle::settle(&found.marks, &gaps, compaction, request.include);
     if settled.taken.is_empty() && !(top.is_told && faults.is_empty()) {
         return Err(SalvageError::NoRecords);
     }
+    drop(found.marks);
     let taken = std::mem::take(&mut settled.taken);
     let content = Content {
         sheet: &sheet,
@@ -249,6 +254,7 @@ fn salvage_here(file: &File, request: &Request<'_>, out: &Out<'_>) -> Result<Sal
         counts: settled.counts,
         free_leaves: found.free_leaves,
         holes,
+        doubtful: doubtful(&settled, &mut again),
         lost_keys: lost_keys(&settled, &mut again),
         conflicts: settled.conflicts,
         conflict_count: settled.conflict_count,
@@ -372,6 +378,14 @@ fn lost_keys(settled: &Settled, again: &mut Again<'_>) -> Vec<Vec<u8>> {
     }
     keys.sort();
     keys
+}
+
+fn doubtful(settled: &Settled, again: &mut Again<'_>) -> Vec<(Vec<u8>, u64)> {
+    let named = |mark: &mark::Mark| {
+        let key = again.record(mark).and_then(KeyValue::decode)?.key.to_vec();
+        Some((key, mark.main()))
+    };
+    settled.doubtful.iter().filter_map(named).collect()
 }
 
 fn rows(smalls: &Smalls) -> Vec<BucketRow> {

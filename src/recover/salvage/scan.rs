@@ -40,7 +40,8 @@ impl Roles {
     /// leads to any more.
     pub fn new(sheet: &Sheet<'_>, tree: &Tree, others: impl Iterator<Item = u32>) -> Self {
         let mut roles = Self(vec![FREE; sheet.pages() as usize]);
-        [0, 1].into_iter().chain(others).chain(tree.branches.iter().copied()).for_each(|page| roles.set(page, TAKEN));
+        let metas = sheet.metas().iter().map(|(position, _)| *position);
+        metas.chain(others).chain(tree.branches.iter().copied()).for_each(|page| roles.set(page, TAKEN));
         for (leaf, Leaf { position, .. }) in (0..OVERFLOW).zip(&tree.leaves) {
             roles.set(*position, leaf);
         }
@@ -171,7 +172,7 @@ impl Known<'_> {
         let note = self.sheet.note(position);
         let is_root = self.inline == Some(position) || note.kind == Kind::Root;
         match self.roles.of(position) {
-            _ if is_root => self.inline(position, buffer, found),
+            FREE | TAKEN if is_root => self.inline(position, buffer, found),
             FREE if note.kind == Kind::Leaf && note.packed && note.first.is_some() => {
                 self.free_leaf(position, buffer, found);
             }

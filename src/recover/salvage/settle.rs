@@ -41,6 +41,8 @@ pub struct Include {
     pub compacted: bool,
     /// Records in bytes that are no page any more.
     pub fragments: bool,
+    /// Nothing that is doubtful.
+    pub only_certain: bool,
 }
 
 /// How many records there are of what kind.
@@ -60,6 +62,8 @@ pub struct Counts {
     pub compacted: u64,
     /// Left out: newer than the last compaction and not in the tree though it is whole there, so never committed.
     pub uncommitted: u64,
+    /// Left out: doubtful, and only what is certain was asked for.
+    pub doubtful_left: u64,
     /// Left out: only found in bytes that are no page any more.
     pub fragments: u64,
     /// Left out: copies differ, and nothing speaks for one of them.
@@ -97,6 +101,8 @@ pub struct Settled {
     pub conflicts: Vec<Conflict>,
     /// How many.
     pub conflict_count: u64,
+    /// The first of those that are doubtful.
+    pub doubtful: Vec<Mark>,
     /// Records that were left out in a gap and whose keys may have been lost there.
     pub shadows: Vec<Mark>,
 }
@@ -115,12 +121,31 @@ enum Verdict {
     Uncommitted,
 }
 
-/// Settles all copies, which come in any order.
-pub fn settle(mut marks: Vec<Mark>, gaps: &Gaps, compaction: Compaction, include: Include) -> Settled {
+/// Puts all copies in order. Where the tree was only `guessed` and something shows that it is an older one, it is not gone by,
+/// and any record may have been lost: then it is forgotten, and that is said.
+pub fn order(marks: &mut [Mark], guessed: bool, compaction: Compaction) -> bool {
     marks.par_sort_unstable_by_key(Mark::order);
-    let stale = Stale::find(&marks, gaps, compaction);
+    if !guessed {
+        return true;
+    }
+    let newest = |of_tree: bool| {
+        let on_pages = marks.iter().rev().filter(|mark| !mark.has(Bit::Tail));
+        on_pages.filter(|mark| mark.has(Bit::Tree) == of_tree).map(Mark::rev).next()
+    };
+    let is_older =
+        newest(false) > newest(true) || Stale::find(marks, &Gaps::everywhere(), compaction).contradicts_tree(marks);
+    if is_older {
+        marks.iter_mut().for_each(Mark::off_the_tree);
+        marks.par_sort_unstable_by_key(Mark::order);
+    }
+    !is_older
+}
+
+/// Settles all copies, which come in order.
+pub fn settle(marks: &[Mark], gaps: &Gaps, compaction: Compaction, include: Include) -> Settled {
+    let stale = Stale::find(marks, gaps, compaction);
     let mut settled = Settled::default();
-    for copies in changes(&marks) {
+    for copies in changes(marks) {
         if copies.first().is_some_and(|copy| copy.has(Bit::Tree)) {
             settled.counts.reached += 1;
             settled.take(copies, copies);
@@ -153,12 +178,16 @@ impl Settled {
     /// Decides about copies that nothing leads to.
     fn unreached(&mut self, copies: &[Mark], vouched: &[Mark], verdict: Verdict, include: Include, gaps: &Gaps) {
         let on_page = vouched.iter().any(|copy| !copy.has(Bit::Tail));
-        let is_new = verdict == Verdict::Unreached || verdict == Verdict::Doubtful;
+        let is_new = match verdict {
+            Verdict::Doubtful => !include.only_certain,
+            _ => verdict == Verdict::Unreached,
+        };
         let counts = &mut self.counts;
         let counter = match verdict {
             Verdict::Uncommitted => &mut counts.uncommitted,
             _ if !on_page && !include.fragments => &mut counts.fragments,
             Verdict::Compacted if !include.compacted => &mut counts.compacted,
+            Verdict::Doubtful if include.only_certain => &mut counts.doubtful_left,
             _ if disagree(vouched) => &mut counts.undecided,
             _ if !on_page => &mut counts.fragments_taken,
             Verdict::Unreached => &mut counts.unreached,
@@ -171,6 +200,9 @@ impl Settled {
             && (is_new || include.compacted)
             && !disagree(vouched);
         if taken {
+            if verdict == Verdict::Doubtful && self.doubtful.len() < NAMED {
+                self.doubtful.extend(vouched.first());
+            }
             return self.take(vouched, copies);
         }
         if is_new && disagree(vouched) {
@@ -263,4 +295,100 @@ pub fn holes(taken: &[Mark], compaction: Compaction) -> Holes {
         expected = first.main() + 1;
     }
     holes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tree::{Lost, Tree};
+    use super::*;
+
+    const COMPACTED: Compaction = Compaction { revision: Some(100), finished: Some(100), noted: Some(100) };
+
+    /// A copy of the record at a revision, of a key, on a page.
+    fn copy(main: u64, key: u64, page: u32, bits: u8) -> Mark {
+        Mark::new(Rev::new(main, 0, false), (key, main), (page, 0), bits)
+    }
+
+    fn gap(lower: u64, upper: u64, depth: usize) -> Gaps {
+        let (lower, upper) = (Rev::new(lower, 0, false), Rev::new(upper, 0, false));
+        let lost = vec![Lost { id: Some(7), lower, upper, depth }];
+        let leaves = vec![super::super::tree::Leaf { position: 2, lower: Rev::FIRST, upper: lower }];
+        Gaps::of(&Tree { leaves, lost, leaf_depth: 1, ..Tree::default() }, &[], None)
+    }
+
+    fn settled(mut marks: Vec<Mark>, gaps: &Gaps) -> Settled {
+        assert!(order(&mut marks, false, COMPACTED));
+        settle(&marks, gaps, COMPACTED, Include::default())
+    }
+
+    fn mains(settled: &Settled) -> Vec<u64> {
+        settled.taken.iter().map(Mark::main).collect()
+    }
+
+    #[test]
+    fn below_a_lost_leaf_only_what_is_newer_than_the_compaction_comes_back() {
+        let marks = vec![copy(90, 1, 9, 0), copy(110, 2, 9, 0), copy(10, 3, 4, Bit::Tree as u8), copy(250, 4, 9, 0)];
+        let settled = settled(marks, &gap(50, 200, 1));
+        assert_eq!(mains(&settled), [10, 110]);
+        let Counts { reached, unreached, compacted, uncommitted, .. } = settled.counts;
+        assert_eq!((reached, unreached, compacted, uncommitted), (1, 1, 1, 1));
+    }
+
+    #[test]
+    fn below_a_lost_branch_a_page_with_a_record_that_was_taken_out_does_not_speak() {
+        // Page 9 has 60, of whose key 80 is newer: it was freed. Page 11 has nothing that was taken out.
+        let marks = vec![copy(60, 1, 9, 0), copy(62, 2, 9, 0), copy(80, 1, 11, 0), copy(82, 3, 11, 0)];
+        let settled = settled(marks, &gap(50, 200, 0));
+        assert_eq!((mains(&settled), settled.counts.doubtful), (vec![80, 82], 2));
+        assert_eq!(settled.shadows.iter().map(Mark::main).collect::<Vec<_>>(), [62]);
+    }
+
+    #[test]
+    fn a_page_that_goes_around_a_record_proves_that_it_was_taken_out() {
+        let old = [copy(60, 1, 9, 0), copy(62, 2, 9, 0), copy(64, 3, 9, 0)];
+        let new = [copy(60, 1, 11, 0), copy(64, 3, 11, 0)];
+        let settled = settled([&old[..], &new].concat(), &gap(50, 200, 0));
+        assert_eq!(mains(&settled), [60, 64]);
+        let torn = new.map(|mark| copy(mark.main(), mark.key, 11, Bit::Torn as u8));
+        let settled = super::tests::settled([&old[..], &torn].concat(), &gap(50, 200, 0));
+        assert_eq!(mains(&settled), [60, 62, 64], "a page of which a part is lost proves nothing");
+    }
+
+    #[test]
+    fn a_tree_that_was_guessed_is_not_gone_by_where_something_contradicts_it() {
+        let tree = Bit::Tree as u8;
+        let of_tree = [copy(60, 1, 4, tree), copy(62, 2, 4, tree), copy(64, 3, 4, tree)];
+        let other = [copy(60, 1, 11, 0), copy(64, 3, 11, 0)];
+        let mut marks = [&of_tree[..], &other].concat();
+        assert!(!order(&mut marks, true, COMPACTED));
+        assert!(marks.iter().all(|mark| !mark.has(Bit::Tree)));
+        let mut marks = of_tree.to_vec();
+        assert!(order(&mut marks, true, COMPACTED));
+        marks.push(copy(70, 4, 12, 0));
+        assert!(!order(&mut marks, true, COMPACTED), "there are newer records");
+    }
+
+    #[test]
+    fn copies_that_differ_are_settled_by_their_places_or_not_at_all() {
+        let other = |page, bits| Mark::new(Rev::new(150, 0, false), (1, 999), (page, 0), bits);
+        let gaps = gap(50, 200, 1);
+        let displaced = settled(vec![copy(150, 1, 9, 0), other(10, Bit::Displaced as u8)], &gaps);
+        assert_eq!((displaced.taken.len(), displaced.taken[0].page, displaced.conflict_count), (1, 9, 1));
+        let neither = settled(vec![copy(150, 1, 9, 0), other(10, 0)], &gaps);
+        assert_eq!((neither.taken.len(), neither.counts.undecided, neither.conflict_count), (0, 1, 1));
+        let by_tree = settled(vec![copy(150, 1, 9, 0), other(10, Bit::Tree as u8)], &gaps);
+        assert_eq!((by_tree.taken[0].page, by_tree.conflicts[0].by_tree), (10, true));
+    }
+
+    #[test]
+    fn every_revision_above_the_compaction_that_is_not_there_is_missing() {
+        let marks: Vec<Mark> = [5, 99, 101, 102, 105, 106, 110].map(|main| copy(main, main, 4, 0)).into();
+        let found = holes(&marks, COMPACTED);
+        assert_eq!((found.ranges, found.total, found.partial), (vec![(103, 104), (107, 109)], 5, 0));
+        assert_eq!(holes(&marks, Compaction::default()), Holes::default());
+        let never = Compaction { noted: Some(0), ..Compaction::default() };
+        assert_eq!(holes(&marks, never).ranges.first(), Some(&(2, 4)));
+        let second = Mark::new(Rev::new(101, 1, false), (1, 1), (4, 0), 0);
+        assert_eq!(holes(&[second], COMPACTED).partial, 1);
+    }
 }

@@ -178,6 +178,11 @@ impl<'f> Sheet<'f> {
         self.notes.get(position as usize).copied().unwrap_or_default()
     }
 
+    /// Whether a page stands where it says. One that does not may be a piece of a value.
+    pub fn is_in_place(&self, position: u32) -> bool {
+        self.note(position).id == position
+    }
+
     /// All pages with their positions.
     pub fn notes(&self) -> impl Iterator<Item = (u32, Note)> + '_ {
         (0_u32..).zip(self.notes.iter().copied())

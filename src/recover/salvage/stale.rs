@@ -44,6 +44,11 @@ impl Stale {
         stale
     }
 
+    /// Whether something that the tree leads to was taken out, so that it is an older tree.
+    pub fn contradicts_tree(&self, marks: &[Mark]) -> bool {
+        marks.iter().any(|mark| mark.has(Bit::Tree) && self.taken_out.contains(&mark.change()))
+    }
+
     /// Whether a copy is of the store as it was last, for all that can be told.
     pub fn vouches(&self, copy: &Mark) -> bool {
         is_on_page(copy)

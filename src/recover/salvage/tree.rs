@@ -3,7 +3,8 @@
 //!
 //! A meta record that holds leads to the root. Where none does, every page that looks like one is a candidate: etcd counts
 //! the entries of its log in the bucket `meta`, so the greatest count is the newest. Where the root of the bucket `key` is
-//! not known either, the branch page that leads to the newest record is taken for it.
+//! not known either, the branch page that leads to the newest record is taken for it; of several the one with the fewest
+//! records, since nothing but a compaction takes any away.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -100,17 +101,16 @@ fn may_be_root(note: Note) -> bool {
 
 /// The root whose log index is the greatest, and the root of the records that leads to the newest one.
 fn guessed(sheet: &Sheet<'_>) -> Top {
-    let mut best: Option<(u64, Buckets, Vec<u32>)> = None;
+    let mut best: Option<((bool, u64), Buckets, Vec<u32>)> = None;
     for (position, _) in sheet.notes().filter(|(_, note)| note.kind == Kind::Root) {
         let (buckets, pages) = root_buckets(sheet, Some(position));
-        let Some(key) = buckets.get(schema::KEY) else { continue };
-        let leads = match key.root {
-            BucketRoot::Inline(_) => true,
-            BucketRoot::Page(id) => edge(sheet, id).is_some(),
-        };
+        if !buckets.contains_key(schema::KEY) {
+            continue;
+        }
         let index = store_meta(sheet, &buckets).consistent_index.unwrap_or(0);
-        if leads && best.as_ref().is_none_or(|(newest, ..)| index > *newest) {
-            best = Some((index, buckets, pages));
+        let rank = (sheet.is_in_place(position), index);
+        if best.as_ref().is_none_or(|(newest, ..)| rank > *newest) {
+            best = Some((rank, buckets, pages));
         }
     }
     let (_, buckets, pages) = best.unwrap_or_default();
@@ -159,33 +159,54 @@ fn edge(sheet: &Sheet<'_>, id: u64) -> Option<Edge> {
     found
 }
 
-/// The root of the records: the one that is known, unless another branch page leads to newer ones.
+/// The root of the records: the one that is known, unless another branch page leads to newer ones, or to as new ones after
+/// a later compaction.
 fn newer_root(sheet: &Sheet<'_>, known: Option<BucketRoot>) -> Option<BucketRoot> {
     let own = match &known {
         Some(BucketRoot::Inline(_)) => return known,
         Some(BucketRoot::Page(id)) => edge(sheet, *id),
         None => None,
     };
-    let is_newer = |other: &Edge| match own {
+    let is_as_new = |other: &Edge| match own {
         None => true,
         Some(own) if other.branch != own.branch => other.branch > own.branch,
-        Some(own) => own.leaf.is_some() && other.leaf > own.leaf,
+        Some(own) => own.leaf.is_some() && other.leaf >= own.leaf && other.height >= own.height,
     };
     let mut best: Vec<(Edge, u32)> = Vec::new();
-    for (_, note) in sheet.notes().filter(|(_, note)| note.kind == Kind::Branch && note.first.is_some()) {
-        let Some(edge) = edge(sheet, u64::from(note.id)).filter(is_newer) else { continue };
+    let is_candidate = |(position, note): &(u32, Note)| {
+        note.kind == Kind::Branch && note.first.is_some() && sheet.is_in_place(*position)
+    };
+    for (_, note) in sheet.notes().filter(is_candidate) {
+        let Some(edge) = edge(sheet, u64::from(note.id)).filter(is_as_new) else { continue };
         match best.first() {
             Some((other, _)) if *other > edge => {}
             Some((other, _)) if *other == edge => best.push((edge, note.id)),
             _ => best = vec![(edge, note.id)],
         }
     }
-    let ties = best.into_iter().take(MAX_TIES).map(|(_, id)| u64::from(id));
-    let best = ties.min_by_key(|id| {
-        let tree = tree(sheet, *id);
-        (tree.lost.len(), tree.leaves.len())
-    });
-    best.map(BucketRoot::Page).or(known)
+    let mut ties = best.into_iter().take(MAX_TIES).map(|(_, id)| u64::from(id));
+    let Some(first) = ties.next() else { return known };
+    let mut newest = (first, tree(sheet, first));
+    for id in ties {
+        let other = tree(sheet, id);
+        if is_later(sheet, &other, &newest.1) {
+            newest = (id, other);
+        }
+    }
+    Some(BucketRoot::Page(newest.0))
+}
+
+/// Whether a tree with as new records is of a later time: after a compaction there are fewer.
+fn is_later(sheet: &Sheet<'_>, one: &Tree, other: &Tree) -> bool {
+    let others: BTreeMap<Rev, u32> = other.leaves.iter().map(|leaf| (leaf.lower, leaf.position)).collect();
+    let (mut own, mut theirs) = (0_u64, 0_u64);
+    for leaf in &one.leaves {
+        if let Some(position) = others.get(&leaf.lower) {
+            own += u64::from(sheet.note(leaf.position).count);
+            theirs += u64::from(sheet.note(*position).count);
+        }
+    }
+    (own, one.lost.len()) < (theirs, other.lost.len())
 }
 
 /// What etcd notes about itself in these buckets.
