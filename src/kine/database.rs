@@ -142,18 +142,25 @@ impl Database {
             let count: i64 = self.connection.pragma_query_value(None, pragma, |row| row.get(0))?;
             Ok(u64::try_from(count).unwrap_or(0))
         };
-        let number = |query: &str| self.connection.query_row(query, [], |row| row.get::<_, Option<i64>>(0));
         let compacted = "SELECT MAX(prev_revision) FROM kine WHERE name = 'compact_rev_key' AND prev_revision > 0";
+        let compaction_row = "SELECT MAX(id) FROM (SELECT id FROM kine WHERE name = 'compact_rev_key' \
+                              ORDER BY prev_revision DESC, id DESC LIMIT 1)";
         Ok(Facts {
-            revision: number("SELECT MAX(id) FROM kine")?,
-            compacted: number(compacted)?,
-            compaction_row: number(
-                "SELECT MAX(id) FROM (SELECT id FROM kine WHERE name = 'compact_rev_key' ORDER BY prev_revision DESC, id DESC LIMIT 1)",
-            )?,
+            revision: self.number("SELECT MAX(id) FROM kine NOT INDEXED")?,
+            compacted: self.number(compacted)?,
+            compaction_row: self.number(compaction_row)?,
             page_size: count("page_size")?,
             pages: count("page_count")?,
             free_pages: count("freelist_count")?,
         })
+    }
+
+    /// A number; none also where the pages that tell it are damaged, which is noticed when all of them are read.
+    fn number(&self, query: &str) -> Result<Option<i64>, KineError> {
+        match self.connection.query_row(query, [], |row| row.get(0)).map_err(KineError::from) {
+            Err(error) if error.is_damage() => Ok(None),
+            outcome => outcome,
+        }
     }
 
     /// Gives all rows to `visit`, in the order of revisions, until it has enough.

@@ -22,6 +22,7 @@ mod walk;
 mod apiserver;
 mod built;
 mod check;
+mod kine;
 mod kms;
 mod kube;
 #[cfg(feature = "live")]
