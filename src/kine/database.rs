@@ -99,6 +99,15 @@ impl<'r> Stored<'r> {
     }
 }
 
+/// What SQLite is to make of damage that shows when a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Care {
+    /// Refuse it.
+    Whole,
+    /// Go on.
+    Damaged,
+}
+
 /// What to do with a row.
 pub type Visit<'v> = dyn FnMut(Stored<'_>) -> ControlFlow<()> + 'v;
 
@@ -106,17 +115,25 @@ impl Database {
     /// Opens a database that nobody else has open and that may be changed: a log beside it is brought in.
     pub fn open(path: &Path) -> Result<Self, KineError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        Self::of(Connection::open_with_flags(path, flags)?)
+        Self::of(Connection::open_with_flags(path, flags)?, Care::Whole)
+    }
+
+    /// Opens one that SQLite finds too damaged for that, such as a file that was cut, as far as it goes.
+    pub fn open_damaged(path: &Path) -> Result<Self, KineError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        Self::of(Connection::open_with_flags(path, flags)?, Care::Damaged)
     }
 
     /// Opens a database that is whole in itself and nobody changes: it is only read, and nothing comes to be beside it.
     pub fn open_immutable(path: &Path) -> Result<Self, KineError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-        Self::of(Connection::open_with_flags(format!("file:{}?immutable=1", encoded(path)), flags)?)
+        Self::of(Connection::open_with_flags(format!("file:{}?immutable=1", encoded(path)), flags)?, Care::Whole)
     }
 
-    fn of(connection: Connection) -> Result<Self, KineError> {
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    fn of(connection: Connection, care: Care) -> Result<Self, KineError> {
+        // What lets SQLite go on where a file is shorter than it says is meant for those who write schemas by hand.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, care == Care::Whole)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, care == Care::Damaged)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false)?;
@@ -263,7 +280,10 @@ impl std::fmt::Display for Lost {
 impl KineError {
     /// Whether SQLite found the file damaged, and not merely something to be in its way.
     pub fn is_damage(&self) -> bool {
-        let Self::Sqlite(rusqlite::Error::SqliteFailure(error, _)) = self else { return false };
+        let error = match self {
+            Self::Sqlite(rusqlite::Error::SqliteFailure(error, _) | rusqlite::Error::SqlInputError { error, .. }) => error,
+            _ => return false,
+        };
         matches!(error.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::TooBig)
     }
 }
@@ -286,7 +306,7 @@ pub(super) mod tests {
     pub fn made(rows: &str) -> Database {
         let connection = Connection::open_in_memory().unwrap();
         connection.execute_batch(&format!("{SCHEMA} {rows}")).unwrap();
-        Database::of(connection).unwrap()
+        Database::of(connection, Care::Whole).unwrap()
     }
 
     /// A key that is created, updated, deleted and created anew, as kine before 0.16 writes it; what it kept of the

@@ -58,7 +58,7 @@ pub fn check(store: &KineStore) -> KineReport {
 /// Everything that is wrong, and how many rows of what kind there are.
 pub(super) fn faults(store: &KineStore) -> (Faults, Counts) {
     let mut faults = Faults::new();
-    store.log_fault().into_iter().for_each(|fault| faults.push(fault));
+    store.damage.iter().cloned().chain(store.log_fault()).for_each(|fault| faults.push(fault));
     let counts = check_table(&store.database(), store.facts(), &mut |fault| {
         let kind = match fault.kind {
             FaultKind::Integrity => SQLITE_FAULT,

@@ -79,6 +79,8 @@ pub struct KineStore {
     facts: Facts,
     meta: StoreMeta,
     copied: Copied,
+    /// Why SQLite did not open it as a whole one.
+    damage: Option<Fault>,
     /// Where its log breaks.
     broken: Option<log::Break>,
     /// What a check found. The copy never changes, so that one is enough.
@@ -98,13 +100,18 @@ impl KineStore {
 
     fn of((folder, copied): (copy::Folder, Copied)) -> Result<Self, KineReadError> {
         let broken = folder.log()?.map(log::broken).transpose()?.flatten();
-        let database = Database::open(&folder.database())?;
+        let (database, damage) = match Database::open(&folder.database()) {
+            Err(error) if error.is_damage() => {
+                (Database::open_damaged(&folder.database())?, Some(Fault::file(SQLITE_FAULT, error.to_string())))
+            }
+            database => (database?, None),
+        };
         let facts = database.facts()?;
         // From here on the copy is in SQLite's hands only, and ends with them.
         folder.remove()?;
         let meta = StoreMeta { finished_compaction: facts.compacted, ..StoreMeta::default() };
         let database = Mutex::new(database);
-        Ok(Self { database, facts, meta, copied, broken, checked: OnceLock::new() })
+        Ok(Self { database, facts, meta, copied, damage, broken, checked: OnceLock::new() })
     }
 
     /// What the database says of itself.
@@ -129,7 +136,7 @@ impl KineStore {
     }
 
     /// What is wrong with the log, so that what is behind it is missing.
-    pub fn log_fault(&self) -> Option<Fault> {
+    fn log_fault(&self) -> Option<Fault> {
         let log::Break { frame, lost } = self.broken?;
         let detail = match frame {
             0 => "the head of its log does not hold: nothing that only the log has is read".to_owned(),
