@@ -61,10 +61,12 @@ fn generation(kv: &KeyValue<'_>, key: u128) -> u64 {
     key as u64 ^ spread
 }
 
-/// Class and version. A version that is more than there were revisions since the key was created is a lie.
+/// Class and version. A version that is more than there were revisions since the key was created is a lie; where there is none,
+/// as in kine's table, it may be as many.
 fn note(class: u32, kv: &KeyValue<'_>) -> u64 {
     let revisions = kv.mod_revision.saturating_sub(kv.create_revision).saturating_add(1);
-    let version = kv.version.min(revisions).clamp(1, (1 << VERSION_BITS) - 1);
+    let told = if kv.version == 0 { revisions } else { kv.version };
+    let version = told.min(revisions).clamp(1, (1 << VERSION_BITS) - 1);
     u64::from(class) << VERSION_BITS | version as u64
 }
 

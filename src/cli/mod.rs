@@ -124,7 +124,6 @@ pub fn main() -> ExitCode {
         Command::Extract(args) => args.settle(),
         Command::Fit(args) => args.settle(),
         Command::Get(args) => args.settle(),
-        Command::Extract(args) => args.settle(),
         _ => {}
     }
     let outcome = match &cli.command {

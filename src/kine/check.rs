@@ -45,14 +45,16 @@ pub struct Counts {
     pub keys: u64,
 }
 
-/// Rows by key, each beside the one before it.
+/// Rows by key, each beside the one before it. Values are left out within, since SQLite keeps what it orders.
 const CHAINS: &str = "\
-    SELECT id, name, created, deleted, create_revision, prev_revision, lease, \
-           CASE typeof(value) WHEN 'blob' THEN x'' WHEN 'text' THEN x'' ELSE value END, \
-           CASE typeof(old_value) WHEN 'blob' THEN x'' WHEN 'text' THEN x'' ELSE old_value END, \
-           length(old_value) > 0, \
+    SELECT id, name, created, deleted, create_revision, prev_revision, lease, value, old_value, kept, \
            LAG(id) OVER keys, LEAD(id) OVER keys \
-    FROM kine WINDOW keys AS (PARTITION BY name ORDER BY id)";
+    FROM (SELECT id, name, created, deleted, create_revision, prev_revision, lease, \
+                 CASE typeof(value) WHEN 'blob' THEN x'' WHEN 'text' THEN x'' ELSE value END AS value, \
+                 CASE typeof(old_value) WHEN 'blob' THEN x'' WHEN 'text' THEN x'' ELSE old_value END AS old_value, \
+                 length(old_value) > 0 AS kept \
+          FROM kine) \
+    WINDOW keys AS (PARTITION BY name ORDER BY id)";
 
 /// Looks at everything. Faults are given to `found` as they are met.
 pub fn check(database: &Database, facts: &Facts, found: &mut dyn FnMut(Fault)) -> Counts {

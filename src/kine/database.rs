@@ -99,6 +99,15 @@ impl<'r> Stored<'r> {
     }
 }
 
+/// What SQLite is to make of damage that shows when a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Care {
+    /// Refuse it.
+    Whole,
+    /// Go on.
+    Damaged,
+}
+
 /// What to do with a row.
 pub type Visit<'v> = dyn FnMut(Stored<'_>) -> ControlFlow<()> + 'v;
 
@@ -106,17 +115,25 @@ impl Database {
     /// Opens a database that nobody else has open and that may be changed: a log beside it is brought in.
     pub fn open(path: &Path) -> Result<Self, KineError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        Self::of(Connection::open_with_flags(path, flags)?)
+        Self::of(Connection::open_with_flags(path, flags)?, Care::Whole)
+    }
+
+    /// Opens one that SQLite finds too damaged for that, such as a file that was cut, as far as it goes.
+    pub fn open_damaged(path: &Path) -> Result<Self, KineError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        Self::of(Connection::open_with_flags(path, flags)?, Care::Damaged)
     }
 
     /// Opens a database that is whole in itself and nobody changes: it is only read, and nothing comes to be beside it.
     pub fn open_immutable(path: &Path) -> Result<Self, KineError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-        Self::of(Connection::open_with_flags(format!("file:{}?immutable=1", encoded(path)), flags)?)
+        Self::of(Connection::open_with_flags(format!("file:{}?immutable=1", encoded(path)), flags)?, Care::Whole)
     }
 
-    fn of(connection: Connection) -> Result<Self, KineError> {
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    fn of(connection: Connection, care: Care) -> Result<Self, KineError> {
+        // What lets SQLite go on where a file is shorter than it says is meant for those who write schemas by hand.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, care == Care::Whole)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, care == Care::Damaged)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false)?;
@@ -142,18 +159,25 @@ impl Database {
             let count: i64 = self.connection.pragma_query_value(None, pragma, |row| row.get(0))?;
             Ok(u64::try_from(count).unwrap_or(0))
         };
-        let number = |query: &str| self.connection.query_row(query, [], |row| row.get::<_, Option<i64>>(0));
         let compacted = "SELECT MAX(prev_revision) FROM kine WHERE name = 'compact_rev_key' AND prev_revision > 0";
+        let compaction_row = "SELECT MAX(id) FROM (SELECT id FROM kine WHERE name = 'compact_rev_key' \
+                              ORDER BY prev_revision DESC, id DESC LIMIT 1)";
         Ok(Facts {
-            revision: number("SELECT MAX(id) FROM kine")?,
-            compacted: number(compacted)?,
-            compaction_row: number(
-                "SELECT MAX(id) FROM (SELECT id FROM kine WHERE name = 'compact_rev_key' ORDER BY prev_revision DESC, id DESC LIMIT 1)",
-            )?,
+            revision: self.number("SELECT MAX(id) FROM kine NOT INDEXED")?,
+            compacted: self.number(compacted)?,
+            compaction_row: self.number(compaction_row)?,
             page_size: count("page_size")?,
             pages: count("page_count")?,
             free_pages: count("freelist_count")?,
         })
+    }
+
+    /// A number; none also where the pages that tell it are damaged, which is noticed when all of them are read.
+    fn number(&self, query: &str) -> Result<Option<i64>, KineError> {
+        match self.connection.query_row(query, [], |row| row.get(0)).map_err(KineError::from) {
+            Err(error) if error.is_damage() => Ok(None),
+            outcome => outcome,
+        }
     }
 
     /// Gives all rows to `visit`, in the order of revisions, until it has enough.
@@ -256,7 +280,12 @@ impl std::fmt::Display for Lost {
 impl KineError {
     /// Whether SQLite found the file damaged, and not merely something to be in its way.
     pub fn is_damage(&self) -> bool {
-        let Self::Sqlite(rusqlite::Error::SqliteFailure(error, _)) = self else { return false };
+        let error = match self {
+            Self::Sqlite(rusqlite::Error::SqliteFailure(error, _) | rusqlite::Error::SqlInputError { error, .. }) => {
+                error
+            }
+            _ => return false,
+        };
         matches!(error.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::TooBig)
     }
 }
@@ -279,7 +308,7 @@ pub(super) mod tests {
     pub fn made(rows: &str) -> Database {
         let connection = Connection::open_in_memory().unwrap();
         connection.execute_batch(&format!("{SCHEMA} {rows}")).unwrap();
-        Database::of(connection).unwrap()
+        Database::of(connection, Care::Whole).unwrap()
     }
 
     /// A key that is created, updated, deleted and created anew, as kine before 0.16 writes it; what it kept of the

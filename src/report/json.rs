@@ -50,6 +50,20 @@ impl SourceFacts {
     pub fn is_live(&self) -> bool {
         self.kind == "live"
     }
+
+    /// What to do about a finding, in the words of this kind of store.
+    pub fn remedy(&self, finding: crate::audit::finding::Finding) -> &'static str {
+        use crate::audit::finding::{Finding, ValueFinding};
+        match finding {
+            Finding::Value(ValueFinding::HistoryPlaintext | ValueFinding::HistoryOldKey) if self.kind == "kine" => {
+                "kine compacts by itself, but keeps its last 1000 revisions, and in each row the value before it. `atrest rewrite --drop-history` makes a copy without them; old copies keep them."
+            }
+            Finding::Value(ValueFinding::ResiduePlaintext | ValueFinding::ResidueOldKey) if self.kind == "kine" => {
+                "Newer rows keep them (old_value) until their keys are written once more. `atrest rewrite` writes them anew, with --drop-history it leaves them out. Whoever has this file has these revisions."
+            }
+            finding => finding.remedy(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -232,7 +246,7 @@ pub fn write(out: &mut dyn Write, audit: &Audit, facts: &SourceFacts, scope: Opt
         totals: totals(&summary.totals),
         coverage: summary.coverage.iter().map(coverage).collect(),
         keys: summary.keys.iter().map(|row| Key::of(row, audit.revision)).collect(),
-        findings: summary.findings.iter().map(finding).collect(),
+        findings: summary.findings.iter().map(|row| finding(row, facts)).collect(),
         faults: audit.faults.iter().map(Fault::of).collect(),
         fault_count: audit.fault_count,
         verdict: summary.answer.word(),
@@ -370,7 +384,7 @@ fn key_row(row: &KeyRow, revision: i64) -> Key<'_> {
     }
 }
 
-fn finding(row: &FindingRow) -> Finding<'_> {
+fn finding<'d>(row: &'d FindingRow, facts: &SourceFacts) -> Finding<'d> {
     Finding {
         id: row.finding.id(),
         severity: row.finding.severity().word(),
@@ -379,7 +393,7 @@ fn finding(row: &FindingRow) -> Finding<'_> {
         details: row.details.iter().map(|detail| harmless(detail).into_owned()).collect(),
         together: row.together.iter().map(together).collect(),
         meaning: row.finding.meaning(),
-        remedy: row.finding.remedy(),
+        remedy: facts.remedy(row.finding),
     }
 }
 

@@ -153,7 +153,7 @@ impl Script<'_> {
                     self.say(&format!("    {} at revision {}", key(&value.key), value.revision))?;
                 }
             }
-            self.say(&format!("  -> {}", row.finding.remedy()))?;
+            self.say(&format!("  -> {}", self.facts.remedy(row.finding)))?;
             match row.finding {
                 Finding::FileUnsteady | Finding::LogOnly | Finding::InUse => {
                     self.command("etcdctl snapshot save snapshot.db")?
@@ -327,6 +327,12 @@ impl Script<'_> {
             self.say(&format!("{} at revision {}: {}", key(row.key), row.mod_revision, ids.join(", ")))
         })?;
         writeln!(self.out)?;
+        if self.facts.kind == "kine" {
+            self.say("kine compacts by itself, but not its last 1000 revisions, and a row keeps the value before it (old_value)")?;
+            self.say("until its key is written once more. A copy of the store without both:")?;
+            let command = self.atrest_rewrite(" --drop-history", "scrubbed.db");
+            return self.command(&command);
+        }
         self.say("Older revisions leave the tree with a compaction, and their bytes leave the file with a defragmentation, which")?;
         self.say("halts each member while it lasts: one after another, the leader last. Rewrite the objects first where they are")?;
         self.say("still in that form. Backups that were taken before keep everything.")?;

@@ -383,7 +383,7 @@ fn replacing(out: &mut dyn Write, path: &str, target: &Target) -> io::Result<()>
     )?;
     writeln!(out, "the new file.")?;
     writeln!(out, "  systemctl stop k3s")?;
-    writeln!(out, "  cd /var/lib/rancher/k3s/server/db && rm -f state.db-wal state.db-shm")?;
+    writeln!(out, "  rm -f /var/lib/rancher/k3s/server/db/state.db-wal /var/lib/rancher/k3s/server/db/state.db-shm")?;
     writeln!(out, "  install -m 600 {path} /var/lib/rancher/k3s/server/db/state.db")?;
     writeln!(out, "and start it with {configuration}. All revisions are as they were. Keep the old file until the")?;
     writeln!(out, "new one serves, and then destroy it: it still holds what was written anew.")

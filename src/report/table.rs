@@ -45,7 +45,7 @@ pub fn write(
     if width == Width::Wide {
         keys(out, audit, paint)?;
     }
-    findings(out, &audit.summary, paint, width)?;
+    findings(out, (&audit.summary, facts), paint, width)?;
     closing(out, audit, paint, width)
 }
 
@@ -81,16 +81,20 @@ fn verdict(
             "{entries} entries ({encrypted} encrypted, {plaintext} plaintext); a running etcd shows nothing older"
         );
     }
+    let left = match audit.log {
+        _ if facts.kind == "kine" => "kept by newer rows",
+        Some(_) => "left in free pages and the log",
+        None => "left in free pages",
+    };
     writeln!(
         out,
-        "{} entries ({} encrypted, {} plaintext), {} older revisions, {} deletions, {} revisions left in {}",
+        "{} entries ({} encrypted, {} plaintext), {} older revisions, {} deletions, {} revisions {left}",
         grouped(totals.entries),
         grouped(totals.encrypted),
         grouped(totals.plaintext),
         grouped(totals.history),
         grouped(totals.deleted),
         grouped(totals.residue),
-        if audit.log.is_some() { "free pages and the log" } else { "free pages" },
     )
 }
 
@@ -234,7 +238,12 @@ pub fn keys(out: &mut dyn Write, audit: &Audit, paint: Paint) -> io::Result<()> 
     Ok(())
 }
 
-fn findings(out: &mut dyn Write, summary: &Summary, paint: Paint, width: Width) -> io::Result<()> {
+fn findings(
+    out: &mut dyn Write,
+    (summary, facts): (&Summary, &SourceFacts),
+    paint: Paint,
+    width: Width,
+) -> io::Result<()> {
     // Whether all there is was read is always said; the rest as far as a screen goes.
     let is_shown = |(place, row): &(usize, &FindingRow)| {
         let weighs = row.finding.severity() > Severity::Note && *place < SHORT_FINDINGS;
@@ -244,6 +253,7 @@ fn findings(out: &mut dyn Write, summary: &Summary, paint: Paint, width: Width) 
     for row in &shown {
         writeln!(out)?;
         finding(out, row, paint, width)?;
+        writeln!(out, "       -> {}", facts.remedy(row.finding))?;
     }
     let hidden = summary.findings.len() - shown.len();
     if hidden > 0 {
@@ -277,7 +287,7 @@ fn finding(out: &mut dyn Write, row: &FindingRow, paint: Paint, width: Width) ->
     if row.count > named && named > 0 {
         writeln!(out, "       and {} more", grouped(row.count - named))?;
     }
-    writeln!(out, "       -> {}", row.finding.remedy())
+    Ok(())
 }
 
 /// Values that share what they should not, in a line.

@@ -15,6 +15,8 @@ mod fixtures;
 mod get;
 mod hygiene;
 mod keys;
+#[cfg(feature = "kine")]
+mod kine;
 mod layers;
 mod leftovers;
 #[cfg(feature = "live")]

@@ -25,6 +25,7 @@ mod apiserver;
 mod built;
 mod check;
 mod extract;
+mod kine;
 mod kms;
 mod kube;
 #[cfg(feature = "live")]

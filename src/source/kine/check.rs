@@ -37,16 +37,7 @@ pub struct KineReport {
 /// Checks pages, indexes and rows.
 pub fn check(store: &KineStore) -> KineReport {
     let (facts, copied) = (store.facts(), store.copied());
-    let mut faults = Faults::new();
-    let counts = check_table(&store.database(), facts, &mut |fault| {
-        let kind = match fault.kind {
-            FaultKind::Integrity => SQLITE_FAULT,
-            FaultKind::Row => ROW_FAULT,
-            FaultKind::Chain => CHAIN_FAULT,
-            FaultKind::Compaction => COMPACTION_FAULT,
-        };
-        faults.push(Fault::file(kind, fault.detail));
-    });
+    let (faults, counts) = store.checked().clone();
     let fault_count = faults.total();
     KineReport {
         revision: facts.revision.unwrap_or(0),
@@ -62,4 +53,20 @@ pub fn check(store: &KineStore) -> KineReport {
         faults: faults.into_sorted(),
         fault_count,
     }
+}
+
+/// Everything that is wrong, and how many rows of what kind there are.
+pub(super) fn faults(store: &KineStore) -> (Faults, Counts) {
+    let mut faults = Faults::new();
+    store.damage.iter().cloned().chain(store.log_fault()).for_each(|fault| faults.push(fault));
+    let counts = check_table(&store.database(), store.facts(), &mut |fault| {
+        let kind = match fault.kind {
+            FaultKind::Integrity => SQLITE_FAULT,
+            FaultKind::Row => ROW_FAULT,
+            FaultKind::Chain => CHAIN_FAULT,
+            FaultKind::Compaction => COMPACTION_FAULT,
+        };
+        faults.push(Fault::file(kind, fault.detail));
+    });
+    (faults, counts)
 }

@@ -72,6 +72,11 @@ impl Folder {
         self.0.path().join("state.db")
     }
 
+    /// The copy of its log, if there is one.
+    pub fn log(&self) -> io::Result<Option<File>> {
+        open(&self.database(), LOG)
+    }
+
     /// Removes the folder and all names in it.
     pub fn remove(self) -> io::Result<()> {
         self.0.close()

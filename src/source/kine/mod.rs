@@ -15,12 +15,13 @@ use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::etcd::{Revision, RevisionKey};
+use crate::kine::check::Counts;
 use crate::kine::database::{Copies, Database, Facts, Lost};
 use crate::kine::row::{Row, RowKind};
-use crate::kine::{KineError, RowFault};
+use crate::kine::{KineError, RowFault, log};
 
 use super::digest::{Digests, Trailer};
 use super::feed::{Feeder, feed};
@@ -78,6 +79,12 @@ pub struct KineStore {
     facts: Facts,
     meta: StoreMeta,
     copied: Copied,
+    /// Why SQLite did not open it as a whole one.
+    damage: Option<Fault>,
+    /// Where its log breaks.
+    broken: Option<log::Break>,
+    /// What a check found. The copy never changes, so that one is enough.
+    checked: OnceLock<(Faults, Counts)>,
 }
 
 impl KineStore {
@@ -92,12 +99,19 @@ impl KineStore {
     }
 
     fn of((folder, copied): (copy::Folder, Copied)) -> Result<Self, KineReadError> {
-        let database = Database::open(&folder.database())?;
+        let broken = folder.log()?.map(log::broken).transpose()?.flatten();
+        let (database, damage) = match Database::open(&folder.database()) {
+            Err(error) if error.is_damage() => {
+                (Database::open_damaged(&folder.database())?, Some(Fault::file(SQLITE_FAULT, error.to_string())))
+            }
+            database => (database?, None),
+        };
         let facts = database.facts()?;
         // From here on the copy is in SQLite's hands only, and ends with them.
         folder.remove()?;
         let meta = StoreMeta { finished_compaction: facts.compacted, ..StoreMeta::default() };
-        Ok(Self { database: Mutex::new(database), facts, meta, copied })
+        let database = Mutex::new(database);
+        Ok(Self { database, facts, meta, copied, damage, broken, checked: OnceLock::new() })
     }
 
     /// What the database says of itself.
@@ -121,6 +135,21 @@ impl KineStore {
         Digests { file: sha256, database: sha256, trailer: Trailer::Missing }
     }
 
+    /// What is wrong with the log, so that what is behind it is missing.
+    fn log_fault(&self) -> Option<Fault> {
+        let log::Break { frame, lost } = self.broken?;
+        let detail = match frame {
+            0 => "the head of its log does not hold: nothing that only the log has is read".to_owned(),
+            _ => format!("its log breaks at frame {frame}: {lost} transactions behind it are not read"),
+        };
+        Some(Fault::file(SQLITE_FAULT, detail))
+    }
+
+    /// Everything that is wrong with it, and how many rows of what kind there are.
+    fn checked(&self) -> &(Faults, Counts) {
+        self.checked.get_or_init(|| check::faults(self))
+    }
+
     /// The database, for whoever writes it anew or checks it.
     pub fn database(&self) -> MutexGuard<'_, Database> {
         self.database.lock().unwrap_or_else(PoisonError::into_inner)
@@ -135,18 +164,18 @@ impl KineStore {
         let (faults, visitors) = feed(options.threads, visitor, |feeder| {
             let mut faults = Faults::new();
             let outcome = self.database().rows(&mut |stored| {
-                match stored.row() {
-                    Ok(row) => {
-                        (options.progress)((row.name.len() + row.value.len() + row.old_value.len()) as u64);
-                        hand_over(&row, stored.copies, V::STRAYS, feeder);
-                    }
-                    Err(fault) => faults.push(row_fault(stored.id(), fault)),
+                // A row that is none is found by the check below.
+                if let Ok(row) = stored.row() {
+                    (options.progress)((row.name.len() + row.value.len() + row.old_value.len()) as u64);
+                    hand_over(&row, stored.copies, V::STRAYS, feeder);
                 }
                 ControlFlow::Continue(())
             });
             if let Err(lost) = outcome {
                 faults.push(lost_fault(&lost));
             }
+            // A row that its page has lost is missed only by the indexes.
+            faults.append(self.checked().0.clone());
             faults
         });
         (visitors, faults)
