@@ -106,24 +106,22 @@ impl Trouble {
             Self::Dial(fault) => fault.hint(),
             Self::Broken(_) => "a proxy or a restart in between? What was read is not lost; try again",
             Self::Late(_) => {
-                "the member hangs or has much to do: --command-timeout gives it longer, another endpoint may be faster"
+                "it hangs or has much to do: --command-timeout gives it longer, another endpoint may be faster"
             }
             Self::Unavailable(_) => {
-                "`etcdctl endpoint status --cluster` shows who leads; try again when the cluster has a leader and a quorum"
+                "try again when the cluster has a leader and a quorum; `etcdctl endpoint status` shows who leads"
             }
             Self::Busy => "try again when the server has less to do",
             Self::UserWanted => "give --user NAME; the password comes from ETCDCTL_PASSWORD or is asked for",
             Self::WrongUser => {
-                "look at --user, and where the password comes from: --user, --password, ETCDCTL_USER or ETCDCTL_PASSWORD"
+                "look at --user and at the password, which may come from ETCDCTL_USER or ETCDCTL_PASSWORD"
             }
             Self::Denied => {
-                "reading everything takes a role with read permission for all keys; status, hashes and snapshots take the user root"
+                "reading takes a role that may read all keys; status, hashes and snapshots take the user root"
             }
             Self::AuthOff => "leave --user away",
             Self::NoSpace => "compact, defragment, then `etcdctl alarm disarm`",
-            Self::Corrupt => {
-                "find the member whose data differ (`atrest check --endpoints`), and restore it before anything else"
-            }
+            Self::Corrupt => "find the member whose data differ (`atrest check --endpoints`), and restore it first",
             Self::Unsupported(_) | Self::Said(..) => return None,
             Self::Compacted | Self::Future | Self::TooLarge | Self::TooManyOperations | Self::LeaseGone => return None,
             Self::AnswerTooLarge => return None,

@@ -42,6 +42,9 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// Failures in a row after which a scan gives up, for each member that was named and altogether.
 const PATIENCE: (usize, usize) = (2, 4);
 
+/// So many revisions in one scan are forgotten by the server, and it is given up.
+const MAX_PINS: usize = 100;
+
 /// The first release that streams ranges.
 const STREAMS_SINCE: (u64, u64) = (3, 7);
 
@@ -240,7 +243,7 @@ impl<'s> Scan<'s> {
     ) -> Result<(), Unanswered> {
         tracing::info!(%error, "a page did not come");
         match &error.trouble {
-            Trouble::Compacted if self.store.asked.is_none() => return self.pin_anew(pin).await,
+            Trouble::Compacted if self.store.asked.is_none() => return self.pin_anew(pin, error).await,
             Trouble::AnswerTooLarge if limit > 1 => {
                 self.limit = (limit / 4).clamp(1, self.limit.max(1));
                 return Ok(());
@@ -281,8 +284,11 @@ impl<'s> Scan<'s> {
     }
 
     /// Fixes a newer revision, unless that has been done since the page was asked for.
-    async fn pin_anew(&mut self, pin: i64) -> Result<(), Unanswered> {
+    async fn pin_anew(&mut self, pin: i64, error: LiveError) -> Result<(), Unanswered> {
         if pin == self.pin {
+            if self.forgotten.len() >= MAX_PINS {
+                return Err(error.into());
+            }
             self.forgotten.push(pin);
             self.pin = self.store.fix(None).await?;
         }
