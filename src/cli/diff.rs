@@ -147,7 +147,7 @@ fn source(args: &Args, path: &Path, global: &GlobalArgs) -> Result<OpenSource, F
 
 /// What one of the stores is opened with; the store is asked where that is a backup's tarball.
 fn rules_of(args: &Args, own: &[PathBuf], source: &mut OpenSource, global: &GlobalArgs) -> Result<Rules, Failure> {
-    let config = if own.is_empty() { &args.config.config } else { own };
+    let config = if own.is_empty() { args.config.config.as_slice() } else { own };
     configs::files(config)?.rules(&mut source.store, &source.facts.path, global)
 }
 

@@ -90,8 +90,8 @@ pub enum SurveyError {
 /// [`SurveyError`].
 pub fn survey(store: &mut Store, pass: PassOptions<'_>) -> Result<Vec<Sealing>, SurveyError> {
     let (pass, digests) = (PassOptions { digest: false, ..pass }, TraceKey::random()?);
-    let visitor = |()| Surveyor { digests, newest: HashMap::new(), forms: BTreeMap::new() };
-    let visitors = store.pass(pass, |_| (), |nothing: &()| visitor(*nothing))?.visitors;
+    let visitor = || Surveyor { digests, newest: HashMap::new(), forms: BTreeMap::new() };
+    let visitors = store.pass(pass, |_| (), |()| visitor())?.visitors;
     let mut newest: HashMap<u128, (i64, Option<(Envelope, u128)>)> = HashMap::new();
     for visitor in visitors {
         let names: HashMap<u32, Envelope> = visitor.forms.into_iter().map(|(form, number)| (number, form)).collect();
