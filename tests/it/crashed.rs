@@ -111,7 +111,7 @@ fn agrees(release: Release, data: &Path) {
         let (name, value) = (BASE64_STANDARD.decode(kv.key).unwrap(), BASE64_STANDARD.decode(kv.value).unwrap());
         let name = String::from_utf8(name).unwrap();
         let row = rows.get(&name).unwrap_or_else(|| panic!("no row for {name}"));
-        let lease = if kv.lease == 0 { String::new() } else { format!("{:x}", kv.lease) };
+        let lease = if kv.lease == 0 { String::new() } else { format!("{:016x}", kv.lease) };
         let digest: String = Sha256::digest(&value).iter().map(|byte| format!("{byte:02x}")).collect();
         let expected =
             [kv.create_revision, kv.mod_revision, kv.version, value.len() as i64].map(|number| number.to_string());
