@@ -107,7 +107,7 @@ fn every_row_keeps_everything_but_its_values_and_these_open_with_the_target_alon
     let totals = &found["totals"];
     let counts =
         ["entries", "history", "deleted", "residue", "encrypted", "readable", "stale"].map(|name| &totals[name]);
-    assert_eq!(counts, [&json!(63), &json!(40), &json!(20), &json!(0), &json!(60), &json!(62), &json!(0)]);
+    assert_eq!(counts, [&json!(63), &json!(40), &json!(20), &json!(0), &json!(60), &json!(63), &json!(0)]);
     // Object by object they are what they were.
     let get = |path: &Path, config: &str| {
         let run = atrest(&["get", argument(path), "secrets", "-A", "-c", config, "-o", "json", "--all-revisions"]);
@@ -188,7 +188,7 @@ fn what_does_not_open_or_is_k3s_own_record_is_refused_and_nothing_is_written() {
         let (target, output) = (configuration(&folder, "secretbox", "new", &["secrets"]), folder.path().join("new.db"));
         let run = rewrite(argument(&source), &output, &[&["-c", &config(), "--to", &target][..], more].concat());
         let names: Vec<_> = content(folder.path()).into_keys().collect();
-        assert_eq!((run.code == 0, output.exists()), (run.code == 0, run.code == 0), "{names:?}");
+        assert_eq!(output.exists(), matches!(run.code, 0 | 1), "{names:?}");
         assert!(!names.iter().any(|name| name.to_string_lossy().contains("atrest-part")), "{names:?}");
         run
     };
