@@ -215,12 +215,14 @@ fn unseal(args: &Args, value: &[u8], sealed: &SealedBy<'_>, global: &GlobalArgs)
             },
             Opened::Closed { reason, .. } => {
                 let failure = Failure::input(format!("is {by}, and does not open: {}", harmless(&reason.to_string())));
-                refusal.get_or_insert(failure.hint(match reason {
-                    Reason::Waits => "--kms asks the plugin for its data key",
-                    _ => {
-                        "some providers need the very key at which a value was stored: is --as right, and the value whole?"
-                    }
-                }));
+                // What only waits is what was stored; with a line feed behind it, it may be no envelope.
+                if matches!(reason, Reason::Waits) {
+                    refusal = Some(failure.hint("--kms asks the plugin for its data key"));
+                    continue;
+                }
+                refusal.get_or_insert(failure.hint(
+                    "some providers need the very key at which a value was stored: is --as right, and the value whole?",
+                ));
             }
         }
     }

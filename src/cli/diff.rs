@@ -192,6 +192,7 @@ fn wanted<'w>(args: &Args, selection: &Selection, pass: PassOptions<'w>, key: Tr
         revision: None,
         managed_fields: false,
         order: Order::Object,
+        payloads: false,
         digests: Some(key),
         deks,
     }

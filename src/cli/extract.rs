@@ -142,6 +142,7 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
         revision: args.revision,
         managed_fields: args.show_managed_fields || args.clean,
         order: Order::Apply,
+        payloads: false,
         digests: None,
         deks,
     };

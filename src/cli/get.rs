@@ -153,6 +153,7 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
         revision: args.revision,
         managed_fields: args.show_managed_fields,
         order: Order::Key,
+        payloads: args.raw,
         digests: None,
         deks,
     };

@@ -360,6 +360,7 @@ impl Asked<'_> {
             revision: None,
             managed_fields: false,
             order: Order::Key,
+            payloads: false,
             digests: None,
             deks,
         };

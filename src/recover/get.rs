@@ -79,6 +79,8 @@ pub struct Wanted<'w> {
     pub managed_fields: bool,
     /// In which order they are wanted.
     pub order: Order,
+    /// Whether the bytes that were stored are wanted, too.
+    pub payloads: bool,
     /// What is held is digested under this key, and comes without `resourceVersion`.
     pub digests: Option<TraceKey>,
     /// The data keys that KMS plugins opened.
@@ -133,7 +135,7 @@ pub enum Content {
     Object {
         /// As JSON.
         json: Zeroizing<Vec<u8>>,
-        /// The bytes that were stored, decrypted.
+        /// The bytes that were stored, decrypted, where they are wanted.
         payload: Zeroizing<Vec<u8>>,
         /// Whether it is another object than its key names.
         misplaced: bool,
@@ -387,8 +389,9 @@ impl Found<'_> {
         // Two stores are compared by what was written, not by when.
         let resource_version = digests.is_none().then_some(noted.mod_revision);
         let dress = Dress { resource_version, managed_fields };
-        let mut json = Zeroizing::new(Vec::with_capacity(2 * plaintext.len() + 256));
-        let payload = Zeroizing::new(plaintext.to_vec());
+        // Wiping takes longer than filling, so there is little more room than nearly all objects need.
+        let mut json = Zeroizing::new(Vec::with_capacity(plaintext.len() + plaintext.len() / 2 + 256));
+        let payload = || Zeroizing::new(plaintext.to_vec());
         match schema::to_json(plaintext, &dress, &mut json) {
             Ok(_) => {
                 let misplaced = match (address, crate::kube::payload::identify(plaintext)) {
@@ -397,9 +400,10 @@ impl Found<'_> {
                     }
                     _ => false,
                 };
+                let payload = if self.wanted.payloads { payload() } else { Zeroizing::default() };
                 Content::Object { json, payload, misplaced }
             }
-            Err(error) => Content::Undecodable { payload, error },
+            Err(error) => Content::Undecodable { payload: payload(), error },
         }
     }
 
