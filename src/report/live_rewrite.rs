@@ -254,8 +254,7 @@ fn per_second(outcome: &Outcome) -> f64 {
 }
 
 fn estimate(facts: &Facts<'_>) -> Option<Duration> {
-    let seconds = facts.plan.rewritten.checked_div(facts.rate)?;
-    Some(Duration::from_secs(seconds))
+    (facts.rate > 0).then(|| Duration::from_secs(facts.plan.rewritten.div_ceil(facts.rate)))
 }
 
 /// Writes the text: the answer first, then what became of what, then what is in the way, then what to do.
