@@ -307,7 +307,12 @@ fn answer(out: &mut dyn Write, facts: &Facts<'_>, paint: Paint) -> io::Result<()
             let written = grouped(outcome.totals.written);
             (false, format!("[PASS] {name}: {written} written anew and proved in {:.1?}", outcome.took))
         }
-        (None, Some(outcome)) => (true, format!("[FAIL] {name}: {}", unproved(outcome, facts.interrupted))),
+        (None, Some(outcome)) => {
+            // What a server says begins with its endpoint, which may be the only one.
+            let said = unproved(outcome, facts.interrupted);
+            let said = said.strip_prefix(&*format!("{name}: ")).unwrap_or(&said);
+            (true, format!("[FAIL] {name}: {said}"))
+        }
     };
     if fails {
         writeln!(out, "{}", paint.severity(Severity::Error, &line))
