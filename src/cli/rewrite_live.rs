@@ -37,7 +37,6 @@ use crate::source::trace::TraceKey;
 use super::Failure;
 use super::args::{GlobalArgs, paint};
 use super::exit::Exit;
-use super::judge::rules;
 use super::live::LiveArgs;
 use super::output::print;
 use super::progress::Progress;
@@ -114,11 +113,12 @@ impl LiveRewriteArgs {
 pub fn run(args: &command::Args, selection: &[String], global: &GlobalArgs) -> Result<Exit, Failure> {
     let live = &args.live;
     let selection = Selection::parse(selection).map_err(|error| Failure::usage(error.to_string()))?;
-    let current = rules(&args.config)?;
+    let given = super::configs::given(&args.config.config, &args.token)?;
     let mut target = command::target(args)?;
     let interrupted = command::catch_signals()?;
     let endpoints = live.live.endpoints.join(",");
     let mut store = Store::Live(LiveStore::new(live.live.connect(&live.live.endpoints)?));
+    let current = given.rules(&mut store, &endpoints, global)?;
     let roots = (!args.etcd_prefix.is_empty()).then(|| Roots::given(&args.etcd_prefix));
     let deks = match command::ask(args, (&current, &target), &mut store, roots.clone(), global)? {
         Asked::Deks(deks) => deks,

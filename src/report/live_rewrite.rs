@@ -254,8 +254,7 @@ fn per_second(outcome: &Outcome) -> f64 {
 }
 
 fn estimate(facts: &Facts<'_>) -> Option<Duration> {
-    let seconds = facts.plan.rewritten.checked_div(facts.rate)?;
-    Some(Duration::from_secs(seconds))
+    (facts.rate > 0).then(|| Duration::from_secs(facts.plan.rewritten.div_ceil(facts.rate)))
 }
 
 /// Writes the text: the answer first, then what became of what, then what is in the way, then what to do.
@@ -308,7 +307,12 @@ fn answer(out: &mut dyn Write, facts: &Facts<'_>, paint: Paint) -> io::Result<()
             let written = grouped(outcome.totals.written);
             (false, format!("[PASS] {name}: {written} written anew and proved in {:.1?}", outcome.took))
         }
-        (None, Some(outcome)) => (true, format!("[FAIL] {name}: {}", unproved(outcome, facts.interrupted))),
+        (None, Some(outcome)) => {
+            // What a server says begins with its endpoint, which may be the only one.
+            let said = unproved(outcome, facts.interrupted);
+            let said = said.strip_prefix(&*format!("{name}: ")).unwrap_or(&said);
+            (true, format!("[FAIL] {name}: {said}"))
+        }
     };
     if fails {
         writeln!(out, "{}", paint.severity(Severity::Error, &line))

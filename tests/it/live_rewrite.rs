@@ -183,7 +183,7 @@ fn a_quota_that_is_too_near_is_refused_and_one_that_is_met_ends_in_a_sentence() 
     server.defragment();
     server.control(&["alarm", "disarm"]);
     // In rounds it goes on to the end.
-    let report = proved(&server.endpoint(), &keys, &["--compact-every", "500", "--quota-backend-bytes", "14000000"]);
+    let report = proved(&server.endpoint(), &keys, &["--compact-every", "200", "--quota-backend-bytes", "14000000"]);
     assert_eq!(report["live"]["outcome"]["written"].as_u64().unwrap() + written, 6000);
     assert!(server.all().iter().all(|entry| entry.version == 2));
 }
