@@ -55,7 +55,17 @@ pub fn prepare(
 
 /// The two files, begun and not named yet.
 pub struct Beside {
+    folder: PathBuf,
     files: Vec<(PathBuf, Output)>,
+}
+
+/// A folder in which nothing got its name goes, too.
+impl Drop for Beside {
+    fn drop(&mut self) {
+        self.files.clear();
+        // It is there to stay if anything is in it.
+        let _ = std::fs::remove_dir(&self.folder);
+    }
 }
 
 fn folder(output: &Path) -> PathBuf {
@@ -74,21 +84,21 @@ pub fn begin(resealed: &Resealed, output: Option<&Path>, force: bool) -> Result<
         let name = folder.to_string_lossy();
         return Err(Failure::refused(format!("the folder cannot be made: {error}")).about(&name));
     }
-    let mut files = Vec::new();
+    let mut beside = Beside { folder, files: Vec::new() };
     for (name, content) in [(CONFIG_FILE, resealed.config.as_slice()), (STATE_FILE, resealed.state.as_bytes())] {
-        let path = folder.join(name);
+        let path = beside.folder.join(name);
         let failed = |error: OutputError| Failure::from(error).about(&path.to_string_lossy());
         let file = Output::create(&path, force, &[]).map_err(failed)?;
         file.file().write_all(content).map_err(|error| failed(OutputError::Write(error)))?;
-        files.push((path, file));
+        beside.files.push((path, file));
     }
-    Ok(Beside { files })
+    Ok(beside)
 }
 
 impl Beside {
     /// Gives the files their names.
-    pub fn commit(self) -> Result<(), Failure> {
-        for (path, file) in self.files {
+    pub fn commit(mut self) -> Result<(), Failure> {
+        for (path, file) in std::mem::take(&mut self.files) {
             file.commit().map_err(|error| Failure::from(error).about(&path.to_string_lossy()))?;
         }
         Ok(())

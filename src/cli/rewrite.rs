@@ -247,7 +247,9 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
         output.commit()?;
     }
     let mut notes = notes(args, &outcome, &opened);
-    notes.extend(resealed.iter().flat_map(|resealed| super::resealing::notes(resealed, args.output.as_deref())));
+    if let (End::Proved(_), Some(resealed)) = (&outcome.end, &resealed) {
+        notes.extend(super::resealing::notes(resealed, args.output.as_deref()));
+    }
     let path = args.output.as_ref().map(|path| path.to_string_lossy());
     let facts = &opened.facts;
     let context = report::rewrite::Context { facts, target: &target, output: path.as_deref(), notes: &notes };
