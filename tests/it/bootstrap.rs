@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::made::{Put, secret, secret_key};
 
-/// A key of a configuration: its name and the byte that its secret is made of.
+/// A key of a configuration: its name and the number that its secret is made of.
 pub type Key<'k> = (&'k str, u8);
 
 pub fn hex(bytes: &[u8]) -> String {
@@ -19,16 +19,16 @@ pub fn hex(bytes: &[u8]) -> String {
 /// An element of `providers` as K3s writes it.
 pub fn provider(kind: &str, keys: &[Key<'_>]) -> String {
     let key = |(name, byte): &Key<'_>| {
-        let secret = BASE64_STANDARD.encode([*byte; 32].map(scrambled));
+        let secret = BASE64_STANDARD.encode(secret_of(*byte));
         format!(r#"{{"name":"{name}","secret":"{secret}"}}"#)
     };
     let keys: Vec<_> = keys.iter().map(key).collect();
     format!(r#"{{"{kind}":{{"keys":[{}]}}}}"#, keys.join(","))
 }
 
-/// Bytes that do not look weak, and differ by their number.
-fn scrambled(byte: u8) -> u8 {
-    byte.wrapping_mul(151).wrapping_add(77)
+/// A secret that does not look weak, and differs by its number.
+fn secret_of(number: u8) -> [u8; 32] {
+    Sha256::digest([number]).into()
 }
 
 /// `encryption-config.json`.
@@ -97,7 +97,7 @@ pub fn node(revision: i64, name: &str, program: &str, annotation: Option<&str>) 
 pub fn cbc(revision: i64, name: &str, key: Key<'_>) -> Put {
     use cbc::cipher::{BlockModeEncrypt, KeyIvInit, block_padding::Pkcs7};
     let (iv, plain) = ([3; 16], secret(name, "eA=="));
-    let encryptor = cbc::Encryptor::<aes::Aes256>::new(&[key.1; 32].map(scrambled).into(), &iv.into());
+    let encryptor = cbc::Encryptor::<aes::Aes256>::new(&secret_of(key.1).into(), &iv.into());
     let mut sealed = [plain.as_slice(), &[0; 16]].concat();
     let sealed = encryptor.encrypt_padded::<Pkcs7>(&mut sealed, plain.len()).unwrap();
     let value = [format!("k8s:enc:aescbc:v1:{}:", key.0).as_bytes(), &iv, sealed].concat();
