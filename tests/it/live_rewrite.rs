@@ -38,7 +38,7 @@ fn proved(endpoint: &str, keys: &Keys, more: &[&str]) -> Value {
 /// The audit of a server's snapshot with a configuration that knows the new key alone.
 #[track_caller]
 fn is_clean(server: &Server, keys: &Keys) {
-    let run = audit(argument(&server.snapshot()), &[&keys.new_alone], &["-o", "json", "--fail-on", "warning"]);
+    let run = audit(argument(&server.snapshot()), &[&keys.new_alone], &["-o", "json", "--fail-on", "error"]);
     assert_eq!(run.code, 0, "{}{}", run.err, run.text());
     let document = run.json();
     let totals = ["stale", "unreadable", "unknown", "history"].map(|field| document["totals"][field].as_u64());

@@ -347,6 +347,17 @@ impl<K: Keyspace + ?Sized> Settling<'_, '_, K> {
                 let bytes = item.change.value.len();
                 common.name(item, format!("its new value of {bytes} bytes is refused: {fault}"));
             }),
+            // etcd says so also of the transaction that fills the last of the room, and which it has carried out.
+            FaultKind::NoSpace => {
+                common.stop(fault);
+                for item in group {
+                    let now = self.read(&item).ok().flatten();
+                    match tell(&item.change, item.before, now.as_ref()) {
+                        Outcome::Ours(revision) => self.done(std::slice::from_ref(&item), revision),
+                        _ => add(&common.counts.left, 1),
+                    }
+                }
+            }
             // The lease takes its keys along. As long as the key is still seen, it is about to go.
             FaultKind::LeaseGone => self.conflict(group),
             _ => self.give_up(&group, fault),
@@ -384,11 +395,8 @@ impl<K: Keyspace + ?Sized> Settling<'_, '_, K> {
             }
         }
         // The same bytes once more: whichever request comes first, the value is ours.
-        match self.common.patience.wait(self.waited, fault.clone()) {
-            Ok(waited) => {
-                self.waited = waited;
-                self.groups.push_front(again);
-            }
+        match self.common.patience.wait(Duration::ZERO, fault.clone()) {
+            Ok(_) => self.groups.push_front(again),
             Err(_) if self.common.patience.interrupted.load(Ordering::Relaxed) => {
                 add(&self.common.counts.left, again.len());
             }
@@ -397,8 +405,10 @@ impl<K: Keyspace + ?Sized> Settling<'_, '_, K> {
     }
 
     /// What a key holds now.
-    fn read(&mut self, item: &Item) -> Result<Option<Entry>, Fault> {
+    fn read(&self, item: &Item) -> Result<Option<Entry>, Fault> {
         let patience = self.common.patience;
+        // A connection that broke shows so once; the next try makes a new one, and should not come late for that.
+        let mut waited = Duration::ZERO;
         loop {
             match self.common.keyspace.get(&item.change.key) {
                 Ok(now) => {
@@ -406,7 +416,7 @@ impl<K: Keyspace + ?Sized> Settling<'_, '_, K> {
                     return Ok(now);
                 }
                 Err(fault) if matches!(fault.kind, FaultKind::Unknown | FaultKind::Busy) => {
-                    self.waited = patience.wait(self.waited, fault)?;
+                    waited = patience.wait(waited, fault)?;
                 }
                 Err(fault) => return Err(fault),
             }
