@@ -223,7 +223,7 @@ mod tests {
         let off = configuration(&[(&["secrets"], &[Identity])]);
         assert_eq!(chain(&Merged::of([&off, &older]), "secrets"), [Identity, cbc.clone()], "identity goes on writing");
         assert_eq!(
-            chain(&Merged::of([&configuration(&[(&["secrets"], &[cbc.clone()])]), &off]), "secrets"),
+            chain(&Merged::of([&configuration(&[(&["secrets"], std::slice::from_ref(&cbc))]), &off]), "secrets"),
             [cbc, Identity]
         );
     }

@@ -231,7 +231,7 @@ impl<'e, 'f> Extraction<'e, 'f> {
 
     /// Folders and name of an object's file.
     fn place(&self, number: u32, item: &Item) -> ([String; 3], String) {
-        let phase = self.found.object(&item.key, |object| phase(object)).unwrap_or_default();
+        let phase = self.found.object(&item.key, phase).unwrap_or_default();
         let phase = PHASES.get(usize::from(phase)).copied().unwrap_or_default();
         let namespace = if item.namespace.is_empty() { CLUSTER.to_owned() } else { component(&item.namespace) };
         let mut name = component(&item.name);

@@ -426,9 +426,9 @@ fn came_of_it(out: &mut dyn Write, outcome: &Outcome, paint: Paint) -> io::Resul
         writeln!(out, "{} {} at revision {}: {}", fail(paint), key(&named.key), named.revision, harmless(&named.why))?;
     }
     // What to do about it stands behind what the server said.
-    let hints =
+    let mut hints =
         outcome.stop.iter().flat_map(|stop| stop.to_string().lines().skip(1).map(str::to_owned).collect::<Vec<_>>());
-    hints.map(|hint| writeln!(out, "  {}", harmless(&hint))).collect()
+    hints.try_for_each(|hint| writeln!(out, "  {}", harmless(&hint)))
 }
 
 fn fail(paint: Paint) -> String {

@@ -34,12 +34,12 @@ pub enum Store {
 #[derive(Debug)]
 pub enum Index {
     /// The leaves of the tree.
-    File(Outline),
+    File(Box<Outline>),
     /// The pages of answers.
     #[cfg(feature = "live")]
     Live(LiveIndex),
     /// The leaves of a member's tree, and what only the log has.
-    Directory(Outline, Replay),
+    Directory(Box<(Outline, Replay)>),
     /// A row is found by its revision.
     #[cfg(feature = "kine")]
     Kine(StoreMeta),
@@ -80,7 +80,14 @@ impl Store {
                 let prepare = |pages: &PageFile, outline: &Outline| prepare(Reader::File { pages, outline });
                 let Pass { outline, visitors, digests, faults, unsteady, .. } =
                     snapshot.pass(options, prepare, visitor)?;
-                Ok(StorePass { index: Index::File(outline), visitors, digests, faults, unsteady, notes: Vec::new() })
+                Ok(StorePass {
+                    index: Index::File(Box::new(outline)),
+                    visitors,
+                    digests,
+                    faults,
+                    unsteady,
+                    notes: Vec::new(),
+                })
             }
             #[cfg(feature = "live")]
             Self::Live(store) => {
@@ -92,7 +99,7 @@ impl Store {
             Self::Directory(directory) => {
                 let (pass, replay) = directory.pass(options, prepare, visitor)?;
                 let Pass { outline, visitors, digests, faults, unsteady, .. } = pass;
-                let index = Index::Directory(outline, replay);
+                let index = Index::Directory(Box::new((outline, replay)));
                 Ok(StorePass { index, visitors, digests, faults, unsteady, notes: Vec::new() })
             }
             #[cfg(feature = "kine")]
@@ -112,7 +119,8 @@ impl Store {
             (Self::File(snapshot), Index::File(outline)) => Reader::File { pages: snapshot.pages(), outline },
             #[cfg(feature = "live")]
             (Self::Live(store), Index::Live(index)) => Reader::Live { store, index },
-            (Self::Directory(directory), Index::Directory(outline, replay)) => {
+            (Self::Directory(directory), Index::Directory(of)) => {
+                let (outline, replay) = &**of;
                 Reader::Directory(DirectoryReader { pages: directory.database().pages(), outline, replay })
             }
             #[cfg(feature = "kine")]
@@ -194,7 +202,8 @@ impl Index {
     /// What the store notes about itself.
     pub fn meta(&self) -> &StoreMeta {
         match self {
-            Self::File(outline) | Self::Directory(outline, _) => &outline.meta,
+            Self::File(outline) => &outline.meta,
+            Self::Directory(of) => &of.0.meta,
             #[cfg(feature = "live")]
             Self::Live(index) => &index.meta,
             #[cfg(feature = "kine")]
@@ -205,7 +214,8 @@ impl Index {
     /// The same, to keep.
     pub fn into_meta(self) -> StoreMeta {
         match self {
-            Self::File(outline) | Self::Directory(outline, _) => outline.meta,
+            Self::File(outline) => outline.meta,
+            Self::Directory(of) => of.0.meta,
             #[cfg(feature = "live")]
             Self::Live(index) => index.meta,
             #[cfg(feature = "kine")]
@@ -225,7 +235,7 @@ impl Index {
     /// What is known of the log beside a database, where there is one.
     pub fn log(&self) -> Option<&LogFacts> {
         match self {
-            Self::Directory(_, replay) => Some(replay.facts()),
+            Self::Directory(of) => Some(of.1.facts()),
             _ => None,
         }
     }

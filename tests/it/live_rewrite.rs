@@ -247,7 +247,7 @@ fn what_does_not_open_or_is_described_inside_is_refused_before_anything_is_writt
     let before = server.revision();
     let (run, report) = rewrite(&server.endpoint(), &keys, &["--confirm", "--rate", "0"]);
     assert_eq!((run.code, report["obstacle"].as_str()), (4, Some("bootstrap")), "{}{}", run.err, run.text());
-    server.put(&key("lost"), b"k8s:enc:aescbc:v1:another:0123456789abcdef0123456789abcdef");
+    server.put(key("lost"), b"k8s:enc:aescbc:v1:another:0123456789abcdef0123456789abcdef");
     let (run, report) = rewrite(&server.endpoint(), &keys, &["--confirm", "--rate", "0", "--keep-distro-state"]);
     assert_eq!((run.code, report["obstacle"].as_str()), (4, Some("values")), "{}{}", run.err, run.text());
     assert_eq!(server.revision(), before + 1);

@@ -26,12 +26,15 @@ use super::walk::{self, Record};
 /// A record by its revision.
 type Records = BTreeMap<(i64, i64), Record>;
 
+/// The pages of a leaf, and the revisions on it.
+type LeafPages = (Vec<usize>, Vec<(i64, i64)>);
+
 /// A whole file and what it holds.
 struct Whole {
     bytes: Vec<u8>,
     records: Records,
     /// For each leaf of the bucket `key` its pages, and the revisions on it.
-    leaves: Vec<(Vec<usize>, Vec<(i64, i64)>)>,
+    leaves: Vec<LeafPages>,
 }
 
 impl Whole {

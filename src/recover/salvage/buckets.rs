@@ -13,6 +13,9 @@ use crate::etcd::{RevisionKey, schema};
 use super::sheet::{Kind, Sheet};
 use super::tree::{self, Top};
 
+/// Keys and values of a bucket.
+type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
+
 /// Where a bucket's pairs come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -42,7 +45,7 @@ impl Origin {
 #[derive(Clone, Debug)]
 pub struct Small {
     /// Its pairs.
-    pub pairs: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub pairs: Pairs,
     /// A counter that etcd never uses.
     pub sequence: u64,
     /// Where they come from.
@@ -81,7 +84,7 @@ impl Smalls {
         let mut smalls = Self { pages: top.pages.clone(), ..Self::default() };
         let names: BTreeSet<&[u8]> = schema::BUCKETS.into_iter().chain(top.buckets.keys().map(Vec::as_slice)).collect();
         for name in names.into_iter().filter(|name| *name != schema::KEY) {
-            smalls.from_root(sheet, top, name);
+            smalls.read_root(sheet, top, name);
         }
         let lost = [schema::META, schema::LEASE, schema::CLUSTER].map(|name| !smalls.is_whole(name));
         if lost.contains(&true) {
@@ -91,7 +94,7 @@ impl Smalls {
         smalls
     }
 
-    fn from_root(&mut self, sheet: &Sheet<'_>, top: &Top, name: &[u8]) {
+    fn read_root(&mut self, sheet: &Sheet<'_>, top: &Top, name: &[u8]) {
         // A release that never had a bucket did not lose it; `meta` every release has.
         let never_was = !top.buckets.is_empty() && name != schema::META;
         let origin = if never_was { Origin::Root } else { Origin::Anew };
@@ -117,7 +120,7 @@ impl Smalls {
     /// Looks through leaf pages that nothing leads to for pairs of `meta`, `lease` and `cluster`.
     fn search(&mut self, sheet: &Sheet<'_>, [meta, lease, cluster]: [bool; 3]) {
         let known: HashSet<u32> = self.pages.iter().copied().collect();
-        let mut newest: Option<(u64, BTreeMap<Vec<u8>, Vec<u8>>)> = None;
+        let mut newest: Option<(u64, Pairs)> = None;
         let mut buffer = Vec::new();
         for (position, note) in sheet.notes() {
             let may_be = note.kind == Kind::Leaf && note.packed && note.first.is_none();

@@ -58,7 +58,7 @@ impl<'p, K: Keyspace + ?Sized> Pages<'p, K> {
     }
 
     /// The next entries; none when all were read. What goes by itself is waited for.
-    pub fn next(&mut self) -> Result<Option<Vec<Entry>>, Fault> {
+    pub fn next_entries(&mut self) -> Result<Option<Vec<Entry>>, Fault> {
         let mut pin = self.pins.newest();
         let mut waited = Duration::ZERO;
         while !self.done {
@@ -103,7 +103,7 @@ mod tests {
         let patience = undisturbed();
         let mut pages = Pages::new(server, &patience);
         let mut keys = Vec::new();
-        while let Some(entries) = pages.next().unwrap() {
+        while let Some(entries) = pages.next_entries().unwrap() {
             keys.extend(entries.into_iter().map(|entry| entry.key));
         }
         (keys, pages.pins().clone())

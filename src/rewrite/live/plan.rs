@@ -70,7 +70,7 @@ pub(super) fn sweep<K: Keyspace + ?Sized>(
             return None;
         }
         let mut pages = lock();
-        match pages.next() {
+        match pages.next_entries() {
             Ok(entries) => entries.map(|entries| (entries, pages.pins().clone())),
             Err(fault) => {
                 *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
@@ -215,7 +215,7 @@ fn sampled_roots<K: Keyspace + ?Sized>(keyspace: &K, patience: &Patience<'_>) ->
 fn all_roots<K: Keyspace + ?Sized>(keyspace: &K, patience: &Patience<'_>) -> Result<Roots, Fault> {
     let mut finder = RootFinder::new();
     let mut pages = Pages::new(keyspace, patience);
-    while let Some(entries) = pages.next()? {
+    while let Some(entries) = pages.next_entries()? {
         entries.iter().for_each(|entry| finder.see(&entry.key));
     }
     Ok(finder.finish())

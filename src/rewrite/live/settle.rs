@@ -138,12 +138,15 @@ pub enum Stop {
     Note(#[from] io::Error),
 }
 
+/// How a key is written down.
+pub type Name = fn(&[u8]) -> String;
+
 impl<'c, K: Keyspace + ?Sized> Common<'c, K> {
     /// Nothing was written yet.
     pub fn new(
         (keyspace, pace, patience): (&'c K, &'c Pace, &'c Patience<'c>),
         written: Written,
-        (journal, name): (Option<&'c Journal>, fn(&[u8]) -> String),
+        (journal, name): (Option<&'c Journal>, Name),
         most: usize,
     ) -> Self {
         Self {

@@ -173,7 +173,7 @@ mod tests {
         let patience = undisturbed();
         let mut pages = Pages::new(server, &patience);
         let mut entries = Vec::new();
-        while let Some(page) = pages.next().unwrap() {
+        while let Some(page) = pages.next_entries().unwrap() {
             entries.extend(page);
         }
         (entries, pages.pins().clone())

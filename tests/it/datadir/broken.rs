@@ -45,7 +45,10 @@ impl Visitor for Gather {
 }
 
 /// All records, all strays, whether anything is said to be wrong, and whether the last write was torn.
-fn read(data: &Path) -> (Records, Vec<(Vec<u8>, [u8; 32])>, bool, bool) {
+/// Keys and digests of values.
+type Digests = Vec<(Vec<u8>, [u8; 32])>;
+
+fn read(data: &Path) -> (Records, Digests, bool, bool) {
     let mut directory = DataDir::open(data).unwrap();
     let options = PassOptions { digest: false, threads: 2, progress: &|_| () };
     let (pass, replay) = directory.pass(options, |_| (), |()| Gather::default()).unwrap();

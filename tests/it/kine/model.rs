@@ -32,11 +32,14 @@ struct Key {
     deleted: Option<Vec<u8>>,
 }
 
+/// Revision, key, whether it is a deletion, revision of creation, value.
+type SeenRecord = (i64, Vec<u8>, bool, i64, Vec<u8>);
+
 /// The records and strays of a store, without an order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     /// Revision, key, tombstone, create revision, value.
-    pub records: BTreeSet<(i64, Vec<u8>, bool, i64, Vec<u8>)>,
+    pub records: BTreeSet<SeenRecord>,
     /// Revision and bytes.
     pub strays: BTreeSet<(i64, Vec<u8>)>,
 }

@@ -38,7 +38,7 @@ fn nobody_there_is_told_with_what_to_look_at() {
 
 #[test]
 fn a_server_that_says_nothing_is_given_up_in_time() {
-    let silent = served(|stream| std::mem::forget(stream));
+    let silent = served(std::mem::forget);
     let endpoint = format!("127.0.0.1:{silent}");
     let fast = ["--dial-timeout", "300ms", "--command-timeout", "500ms"];
     let said = refused(&endpoint, &fast);
