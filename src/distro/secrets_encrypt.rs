@@ -24,7 +24,7 @@ const PADDING: usize = 2;
 /// A key as the command names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedKey {
-    /// [`AES_CBC`] or [`SECRETBOX`].
+    /// `AES_CBC` or `SECRETBOX`.
     pub kind: &'static str,
     /// Its name.
     pub name: String,

@@ -1,7 +1,7 @@
 //! Rewriting: the same store with its values in another form, as a new file that is proved before it takes its name.
 //!
 //! Read in this order: [`target`] (what is to be written), [`decide`] (one value, pure: what becomes of it), [`tally`] (the plan:
-//! what becomes of how many), [`judging`] (one record after the other), [`seal`] (many values, side by side), [`turns`] (workers hand over in the order of keys),
+//! what becomes of how many), [`judging`] (one record after the other), [`seal`] (many values, side by side), [`crate::bbolt::turns`] (workers hand over in the order of keys),
 //! [`keep`] (which records a compaction would leave), [`buckets`] (everything but the records), [`mod@write`] (all of it, into a file
 //! beside the source), [`prove`] (one value), [`verify`] (reads the file back and holds every record against the source), [`run`] (plan, write, prove).
 //!

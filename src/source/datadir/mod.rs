@@ -2,7 +2,7 @@
 //!
 //! etcd writes to its database some time after it told a client that a write is done; until then the write is in the log alone. A server
 //! that starts carries out what its database lacks. So does this, in memory: the log is read first ([`log`]), then the database
-//! once, and beside it is noted what the log's entries depend on ([`interest`]); then they are carried out ([`replay`]), and what they
+//! once, and beside it is noted what the log's entries depend on (`interest`); then they are carried out ([`replay`]), and what they
 //! changed is given to the same visitors.
 //!
 //! Nothing is written, and no lock is kept: whether a server runs is told by asking for its lock and giving it back at once.

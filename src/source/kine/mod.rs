@@ -1,7 +1,7 @@
 //! kine's SQLite: rows to records.
 //!
 //! The original is never opened by SQLite, which would write beside it: it is copied together with its log to a private
-//! folder ([`copy`]), opened there, and the copy's names are removed at once, so that it ends with the process. One
+//! folder (`copy`), opened there, and the copy's names are removed at once, so that it ends with the process. One
 //! connection brings the rows, several workers take them ([`super::feed`]).
 //!
 //! A row's `id` is its revision, and its [`Place`] the same number cut in two. What a row keeps of the one before it
