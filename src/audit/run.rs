@@ -164,7 +164,9 @@ pub fn audit(store: &mut Store, rules: Rules, options: &Options<'_>) -> Result<A
     let (roots, selected) = survey::select(store, &rules, options)?;
     let classes = Classes::default();
     let key = TraceKey::random()?;
-    let common = Common { rules: &rules, options, selected, spill: spill.as_ref(), classes: &classes, key };
+    let only_entries = store.gives_only_entries();
+    let common =
+        Common { rules: &rules, options, selected, spill: spill.as_ref(), classes: &classes, key, only_entries };
     let mut reading = read(store, &common, roots)?;
     let mut nonces = MetNonces::new(std::mem::take(&mut reading.nonces));
     nonces.look_for_originals(store, key, options.pass)?;
@@ -176,7 +178,10 @@ pub fn audit(store: &mut Store, rules: Rules, options: &Options<'_>) -> Result<A
         tally += part;
     }
     let reader = store.reader(&reading.index);
-    let mut first_keys = first_keys(reader, &table, &mut tally);
+    let mut first_keys = match only_entries {
+        true => first_of_classes(std::mem::take(&mut reading.first), &table),
+        false => first_keys(reader, &table, &mut tally),
+    };
     let strays = residue::settle(std::mem::take(&mut reading.strays), reader, &key);
     residue::tally(&strays, reader, &table, &mut tally, &mut first_keys);
     let left = residue::offsets(&strays);
@@ -224,6 +229,8 @@ struct Common<'c> {
     spill: Option<&'c Spill>,
     classes: &'c Classes,
     key: TraceKey,
+    /// The store gives nothing but entries.
+    only_entries: bool,
 }
 
 /// What a pass gave, the workers' parts put together.
@@ -235,6 +242,8 @@ struct Reading {
     strays: Vec<StrayMark>,
     nonces: Vec<Nonces>,
     versions: Vec<Versions>,
+    /// Where there are only entries: the first keys of each class.
+    first: FirstKeys,
     /// The last record's place and main revision, before any was left out.
     last: Option<(Place, i64)>,
     /// A key looks like an object's below a root that was not among the sampled keys.
@@ -272,6 +281,7 @@ fn read_once(store: &mut Store, common: &Common<'_>, roots: Option<Roots>) -> Re
         strays: Vec::new(),
         nonces: Vec::new(),
         versions: Vec::new(),
+        first: FirstKeys::new(),
         last: None,
         unlisted: false,
         digests: pass.digests,
@@ -294,6 +304,7 @@ struct Worker<'w> {
     strays: Vec<StrayMark>,
     nonces: Nonces,
     versions: Versions,
+    first: FirstKeys,
     last: Option<(Place, i64)>,
     unlisted: bool,
 }
@@ -310,6 +321,7 @@ impl<'w> Worker<'w> {
             strays: Vec::new(),
             nonces: Nonces::new(common.key),
             versions: Versions::default(),
+            first: FirstKeys::new(),
             last: None,
             unlisted: false,
         }
@@ -325,6 +337,9 @@ impl<'w> Worker<'w> {
         reading.strays.extend(self.strays);
         reading.nonces.push(self.nonces);
         reading.versions.push(self.versions);
+        for (class, keys) in self.first {
+            keys.iter().for_each(|key| keep_first(reading.first.entry(class).or_default(), key));
+        }
         reading.last = reading.last.max(self.last);
         reading.unlisted |= self.unlisted;
     }
@@ -369,6 +384,9 @@ impl Visitor for Worker<'_> {
         let verdict = judge(rules, &self.common.options.deks, (&address, guard), kv.key, kv.value, &mut self.scratch);
         let class = memory.class(scope, &verdict, rules, main);
         let key = self.traces.leave(kv.key, *place, class);
+        if self.common.only_entries {
+            keep_first(self.first.entry(class).or_default(), kv.key);
+        }
         self.nonces.note(&verdict, kv.value, *place);
         self.versions.note(verdict.kind, class, kv, key);
         if self.rows.is_some() {
@@ -520,6 +538,21 @@ fn first_keys(reader: Reader<'_>, table: &Table, tally: &mut Tally) -> BTreeMap<
             marks.par_chunks(FLAGGED_CHUNK).map(|marks| named(reader, table, marks, is_history)).collect();
         for (finding, keys) in parts.into_iter().flatten() {
             keys.into_iter().for_each(|key| keep_first(first.entry(finding).or_default(), &key));
+        }
+    }
+    first.into_iter().map(|(finding, keys)| (finding, keys.into_iter().collect())).collect()
+}
+
+/// The first keys of each class.
+type FirstKeys = HashMap<u32, BTreeSet<Vec<u8>>>;
+
+/// The first keys of each finding, of what was noted by class where a store gives only entries: reading them again would mean
+/// to ask a server for most of its keyspace twice.
+fn first_of_classes(noted: FirstKeys, table: &Table) -> BTreeMap<ValueFinding, Vec<Vec<u8>>> {
+    let mut first: BTreeMap<ValueFinding, BTreeSet<Vec<u8>>> = BTreeMap::new();
+    for (class, keys) in noted {
+        for finding in table.get(class).map(|class| class.findings).unwrap_or_default().iter() {
+            keys.iter().for_each(|key| keep_first(first.entry(finding).or_default(), key));
         }
     }
     first.into_iter().map(|(finding, keys)| (finding, keys.into_iter().collect())).collect()

@@ -189,6 +189,15 @@ impl Store {
         }
     }
 
+    /// Whether a pass gives nothing but entries, each once, so that what a record is need not wait for the others.
+    pub fn gives_only_entries(&self) -> bool {
+        match self {
+            #[cfg(feature = "live")]
+            Self::Live(_) => true,
+            _ => false,
+        }
+    }
+
     /// The pages, where it is a snapshot or a bare database.
     pub fn as_file(&mut self) -> Option<&mut Snapshot> {
         match self {

@@ -215,13 +215,13 @@ fn a_full_database_ends_the_run_and_the_next_one_goes_on() {
 
 #[test]
 fn a_server_that_takes_fewer_changes_gets_fewer() {
-    let mut case = Case::new(600);
+    let mut case = Case::new(3000);
     case.server.most = 16;
     let outcome = case.run();
     assert!(outcome.proved());
     let swaps = case.server.swaps();
     assert!(swaps.iter().rev().take(10).all(|changes| *changes <= 16), "{swaps:?}");
-    case.all_written_once(600);
+    case.all_written_once(3000);
 }
 
 #[test]
