@@ -10,6 +10,7 @@ pub mod class;
 pub mod classify;
 pub mod deks;
 pub mod finding;
+mod first_keys;
 pub mod fit;
 pub mod gate;
 pub mod keys;

@@ -31,9 +31,9 @@ use crate::source::{KeyValue, Place, Record, Store};
 use super::classify::{Told, Verdict, judge};
 use super::deks::Deks;
 use super::finding::{FindingSet, ValueFinding};
+use super::first_keys::keep_first;
 use super::pile::{Pile, gather};
 use super::rules::Rules;
-use super::run::keep_first;
 
 /// So many groups of values are named for each finding, and so many values of a group.
 const NAMED: usize = 10;

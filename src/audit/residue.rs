@@ -16,9 +16,9 @@ use super::class::Table;
 use super::classify::judge;
 use super::deks::Deks;
 use super::finding::ValueFinding;
+use super::first_keys::keep_first;
 use super::rows::{RESIDUE, RawRow, RowSink};
 use super::rules::Rules;
-use super::run::keep_first;
 use super::summary::Tally;
 
 /// Strays that one worker compares with the tree at a time.

@@ -1,10 +1,9 @@
 //! The audit as a whole: one pass over the file, every value judged by the worker that reads it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
-use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::kube::key::{Address, Reserved, Roots};
@@ -18,13 +17,14 @@ use crate::source::residue::Stray;
 use crate::source::scan::Visitor;
 use crate::source::snapshot::{PassOptions, ReadError};
 use crate::source::store::{Index, Reader, StorePass};
-use crate::source::trace::{Mark, TAGS, TraceKey, Traces, settle};
+use crate::source::trace::{TAGS, TraceKey, Traces, settle};
 use crate::source::{Fault, Faults, Place, Record, Store, StoreMeta};
 
 use super::class::{Class, Classes, Met, Names, Number, Scope, TOMBSTONE, Table};
 use super::classify::{Verdict, judge};
 use super::deks::Deks;
-use super::finding::{Finding, ValueFinding};
+use super::finding::Finding;
+use super::first_keys::{FirstKeys, first_keys, first_of_classes, keep_first};
 use super::merge::Merge;
 use super::nonces::{Again, Marked, Met as MetNonces, Nonces};
 use super::residue::{self, StrayMark};
@@ -33,9 +33,6 @@ use super::rules::{Guard, Rules};
 use super::summary::{Parts, Summary, Tally, summarise};
 use super::survey;
 use super::writes::{self, Versions};
-
-/// Of each finding so many keys are named in a summary.
-const NAMED_KEYS: usize = 10;
 
 /// Which rows are wanted beside the summary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -526,67 +523,6 @@ fn revision(reading: &Reading, options: &Options<'_>) -> Result<i64, AuditError>
         (Some(asked), _) if asked > current => Err(AuditError::Future { asked, current }),
         (Some(asked), Some(oldest)) if asked < oldest => Err(AuditError::Compacted { asked, oldest }),
         (asked, _) => Ok(asked.unwrap_or(current)),
-    }
-}
-
-/// The first keys of each finding, read again at the places that were flagged.
-fn first_keys(reader: Reader<'_>, table: &Table, tally: &mut Tally) -> BTreeMap<ValueFinding, Vec<Vec<u8>>> {
-    let (entries, history) = tally.take_flagged();
-    let mut first: BTreeMap<ValueFinding, BTreeSet<Vec<u8>>> = BTreeMap::new();
-    for (marks, is_history) in [(entries, false), (history, true)] {
-        let parts: Vec<_> =
-            marks.par_chunks(FLAGGED_CHUNK).map(|marks| named(reader, table, marks, is_history)).collect();
-        for (finding, keys) in parts.into_iter().flatten() {
-            keys.into_iter().for_each(|key| keep_first(first.entry(finding).or_default(), &key));
-        }
-    }
-    first.into_iter().map(|(finding, keys)| (finding, keys.into_iter().collect())).collect()
-}
-
-/// The first keys of each class.
-type FirstKeys = HashMap<u32, BTreeSet<Vec<u8>>>;
-
-/// The first keys of each finding, of what was noted by class where a store gives only entries: reading them again would mean
-/// to ask a server for most of its keyspace twice.
-fn first_of_classes(noted: FirstKeys, table: &Table) -> BTreeMap<ValueFinding, Vec<Vec<u8>>> {
-    let mut first: BTreeMap<ValueFinding, BTreeSet<Vec<u8>>> = BTreeMap::new();
-    for (class, keys) in noted {
-        for finding in table.get(class).map(|class| class.findings).unwrap_or_default().iter() {
-            keys.iter().for_each(|key| keep_first(first.entry(finding).or_default(), key));
-        }
-    }
-    first.into_iter().map(|(finding, keys)| (finding, keys.into_iter().collect())).collect()
-}
-
-/// Flagged records that are read again by one worker at a time.
-const FLAGGED_CHUNK: usize = 8192;
-
-fn named(
-    reader: Reader<'_>,
-    table: &Table,
-    marks: &[Mark],
-    is_history: bool,
-) -> BTreeMap<ValueFinding, BTreeSet<Vec<u8>>> {
-    let mut first: BTreeMap<ValueFinding, BTreeSet<Vec<u8>>> = BTreeMap::new();
-    let places: Vec<_> = marks.iter().map(|mark| mark.place()).collect();
-    let mut marks = marks.iter();
-    reader.records_at(&places, |place, kv| {
-        let Some(class) = marks.find(|mark| mark.place() == place).and_then(|mark| table.get(mark.tag())) else {
-            return;
-        };
-        let findings = if is_history { class.history_findings } else { class.findings };
-        findings.iter().for_each(|finding| keep_first(first.entry(finding).or_default(), kv.key));
-    });
-    first
-}
-
-/// Adds a key to the first ones, if it is one of them.
-pub(super) fn keep_first(keys: &mut BTreeSet<Vec<u8>>, key: &[u8]) {
-    if keys.len() < NAMED_KEYS || keys.last().is_some_and(|last| key < last.as_slice()) {
-        keys.insert(key.to_vec());
-        if keys.len() > NAMED_KEYS {
-            keys.pop_last();
-        }
     }
 }
 
