@@ -86,7 +86,7 @@ impl Kine {
                 number("create_revision").to_string(),
                 number("mod_revision").to_string(),
                 number("version").to_string(),
-                if lease == 0 { String::new() } else { format!("{lease:x}") },
+                if lease == 0 { String::new() } else { format!("{lease:016x}") },
                 hex(&Sha256::digest(bytes(kv, "value"))),
             ];
             (String::from_utf8(bytes(kv, "key")).unwrap(), columns)
@@ -127,7 +127,7 @@ fn what_kine_writes_is_told_as_its_api_tells_it() {
     kine.done(&["put", "--lease", lease, "/registry/events/default/e", "short"], b"");
     let before: Vec<_> = (20..40).step_by(5).map(|at: i64| (at, kine.all(&["--rev", &at.to_string()]))).collect();
     let now = kine.all(&[]);
-    assert!(now.len() > 8 && now["/registry/events/default/e"][3] == "15180", "{now:?}");
+    assert!(now.len() > 8 && now["/registry/events/default/e"][3] == "0000000000015180", "{now:?}");
     let source = kine.folder.path().join("state.db");
     // While it runs, and as it was.
     assert_eq!(told(&source, &[]), now);
