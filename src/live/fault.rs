@@ -16,7 +16,7 @@ use crate::grpc::{code_name, tame};
 /// What kind of trouble it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// There is no connection: nothing was asked.
+    /// No connection can be made, as a look after the call shows: it may have been lost with a request under way.
     Dial(DialFault),
     /// The connection ended in the middle.
     Broken(String),
@@ -160,13 +160,14 @@ impl Trouble {
 
     /// Whether another member may do what this one did not.
     pub fn may_go_elsewhere(&self) -> bool {
-        let transient = self.outcome_is_unknown() || matches!(self, Self::Dial(_) | Self::Busy | Self::Future);
-        transient || matches!(self, Self::Corrupt)
+        let lost = matches!(self, Self::Dial(_) | Self::Broken(_) | Self::Late(_) | Self::Unavailable(_));
+        lost || matches!(self, Self::Busy | Self::Future | Self::Corrupt)
     }
 
-    /// Whether a write may have been carried out all the same.
+    /// Whether a write may have been carried out all the same. etcd says that its quota is reached to the very write that
+    /// reached it, and carries that out (`quotaApplierV3` in `server/etcdserver/apply`).
     pub fn outcome_is_unknown(&self) -> bool {
-        matches!(self, Self::Broken(_) | Self::Late(_) | Self::Unavailable(_))
+        matches!(self, Self::Dial(_) | Self::Broken(_) | Self::Late(_) | Self::Unavailable(_) | Self::NoSpace)
     }
 }
 
@@ -204,12 +205,16 @@ mod tests {
 
     #[test]
     fn only_what_was_refused_is_known_not_to_have_happened() {
-        for unknown in
-            [Trouble::Broken(String::new()), Trouble::Late(Duration::ZERO), Trouble::Unavailable(String::new())]
-        {
+        for unknown in [
+            Trouble::Broken(String::new()),
+            Trouble::Late(Duration::ZERO),
+            Trouble::Unavailable(String::new()),
+            Trouble::Dial(DialFault::Expired),
+        ] {
             assert!(unknown.outcome_is_unknown() && unknown.may_go_elsewhere(), "{unknown}");
         }
-        for known in [Trouble::Busy, Trouble::NoSpace, Trouble::Denied, Trouble::Dial(DialFault::Expired)] {
+        assert!(Trouble::NoSpace.outcome_is_unknown() && !Trouble::NoSpace.may_go_elsewhere());
+        for known in [Trouble::Busy, Trouble::Denied] {
             assert!(!known.outcome_is_unknown(), "{known}");
         }
     }

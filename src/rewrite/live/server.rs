@@ -191,13 +191,13 @@ fn with_hint(words: String, hint: Option<&str>) -> String {
 /// What follows from a trouble. Where it is not certain that nothing was done, it is taken to be unknown: the value tells.
 fn kind(trouble: &Trouble) -> FaultKind {
     match trouble {
-        // A connection that broke off in the middle may show as one that cannot be made any more.
-        Trouble::Dial(_) | Trouble::Future => FaultKind::Unknown,
+        // What reached the quota is looked for, too, but nothing more is written then.
+        Trouble::NoSpace => FaultKind::NoSpace,
+        Trouble::Future => FaultKind::Unknown,
         trouble if trouble.outcome_is_unknown() => FaultKind::Unknown,
         Trouble::Busy => FaultKind::Busy,
         Trouble::Compacted => FaultKind::Compacted,
         Trouble::UserWanted | Trouble::WrongUser | Trouble::Denied | Trouble::AuthOff => FaultKind::Denied,
-        Trouble::NoSpace => FaultKind::NoSpace,
         Trouble::TooLarge => FaultKind::RequestTooLarge,
         Trouble::TooManyOperations => FaultKind::TooManyChanges,
         Trouble::LeaseGone => FaultKind::LeaseGone,
