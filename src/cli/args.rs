@@ -8,6 +8,8 @@ use clap::{Args, ValueEnum};
 use crate::audit::finding::Severity;
 use crate::report::paint::Paint;
 
+use crate::kube::labels::{Fields, Labels};
+
 use super::Failure;
 
 /// Arguments of every command.
@@ -139,6 +141,20 @@ impl SourceArgs {
     fn environment(&self) -> Vec<String> {
         Vec::new()
     }
+}
+
+/// What all of `--selector`'s arguments demand together.
+pub fn labels(selectors: &[String]) -> Result<Labels, Failure> {
+    let mut labels = Labels::default();
+    for selector in selectors {
+        labels.and(Labels::parse(selector).map_err(|error| Failure::usage(error.to_string()))?);
+    }
+    Ok(labels)
+}
+
+/// What `--field-selector` demands.
+pub fn fields(selector: Option<&str>) -> Result<Fields, Failure> {
+    Fields::parse(selector.unwrap_or_default()).map_err(|error| Failure::usage(error.to_string()))
 }
 
 /// The configurations to judge by.

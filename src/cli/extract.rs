@@ -10,7 +10,6 @@ use rayon::prelude::*;
 #[cfg(not(feature = "kms"))]
 use crate::audit::deks::Deks;
 use crate::kube::key::Roots;
-use crate::kube::labels::{Fields, Labels};
 use crate::kube::select::Selection;
 use crate::output::tree::{Folder, Tree};
 use crate::recover::extract::{ExtractError, Extracted, Extraction, Outcome, Piece, Treatment};
@@ -21,15 +20,12 @@ use crate::report::{self};
 use crate::source::snapshot::PassOptions;
 
 use super::Failure;
-use super::args::GlobalArgs;
+use super::args::{GlobalArgs, fields, labels};
 use super::exit::Exit;
 use super::judge::JudgeArgs;
-use super::output::print;
+use super::output::{NAMED_FAILURES, print};
 use super::progress::Progress;
 use super::source::{OpenSource, about, open};
-
-/// Of what could not be opened so many are named on standard error.
-const NAMED_FAILURES: usize = 10;
 
 /// Every object of a store as a manifest, in the order in which they are applied
 ///
@@ -108,13 +104,8 @@ enum Report {
 
 /// Runs the command.
 pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
-    let usage = |error: &dyn std::fmt::Display| Failure::usage(error.to_string());
-    let selection = Selection::parse(&args.selection).map_err(|error| usage(&error))?;
-    let mut labels = Labels::default();
-    for selector in &args.selector {
-        labels.and(Labels::parse(selector).map_err(|error| usage(&error))?);
-    }
-    let fields = Fields::parse(args.field_selector.as_deref().unwrap_or_default()).map_err(|error| usage(&error))?;
+    let selection = Selection::parse(&args.selection).map_err(|error| Failure::usage(error.to_string()))?;
+    let (labels, fields) = (labels(&args.selector)?, fields(args.field_selector.as_deref())?);
     let given = super::configs::given(&args.judge.config.config, &args.judge.token)?;
     let OpenSource { mut store, facts, log_beside } = open(&args.judge.source, global)?;
     store.look_at(args.revision);

@@ -8,7 +8,6 @@ use clap::{ValueEnum, value_parser};
 #[cfg(not(feature = "kms"))]
 use crate::audit::deks::Deks;
 use crate::kube::key::Roots;
-use crate::kube::labels::{Fields, Labels};
 use crate::kube::select::Selection;
 use crate::recover::get::{Content, Found, Item, Missing, Order, Wanted, Which, find};
 use crate::report::objects::{Form, Objects, name};
@@ -17,15 +16,12 @@ use crate::report::text::harmless;
 use crate::source::snapshot::PassOptions;
 
 use super::Failure;
-use super::args::GlobalArgs;
+use super::args::{GlobalArgs, fields, labels};
 use super::exit::Exit;
 use super::judge::JudgeArgs;
-use super::output::print;
+use super::output::{NAMED_FAILURES, print};
 use super::progress::Progress;
 use super::source::{OpenSource, about, open};
-
-/// Of what could not be opened so many are named on standard error.
-const NAMED_FAILURES: usize = 10;
 
 /// Objects of a store, decrypted, as kubectl would show them
 ///
@@ -114,12 +110,7 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
         return Err(Failure::usage("no RESOURCE is named").hint("name one, as in `atrest get snapshot.db secrets -A`"));
     }
     let selection = Selection::parse(&args.selection).map_err(|error| Failure::usage(error.to_string()))?;
-    let mut labels = Labels::default();
-    for selector in &args.selector {
-        labels.and(Labels::parse(selector).map_err(|error| Failure::usage(error.to_string()))?);
-    }
-    let fields = Fields::parse(args.field_selector.as_deref().unwrap_or_default());
-    let fields = fields.map_err(|error| Failure::usage(error.to_string()))?;
+    let (labels, fields) = (labels(&args.selector)?, fields(args.field_selector.as_deref())?);
     if args.all_revisions || args.deleted {
         args.judge.source.refuse_live("older revisions and nothing that was deleted")?;
     }

@@ -5,6 +5,9 @@ use std::io::{self, BufWriter, Write};
 use super::exit::Exit;
 use super::hint::Failure;
 
+/// Of what could not be opened so many are named on standard error.
+pub const NAMED_FAILURES: usize = 10;
+
 /// Bytes that are written at once.
 const BUFFER_BYTES: usize = 64 << 10;
 
