@@ -99,6 +99,7 @@ impl SourceArgs {
     }
 
     /// Refuses what only a file can show.
+    #[cfg_attr(not(feature = "live"), expect(unused_variables, reason = "there is nothing to refuse"))]
     pub fn refuse_live(&self, what: &str) -> Result<(), Failure> {
         match self.wanted()? {
             Wanted::File(_) => Ok(()),

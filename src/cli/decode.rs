@@ -180,8 +180,8 @@ fn unseal(args: &Args, value: &[u8], sealed: &SealedBy<'_>, global: &GlobalArgs)
                 .unwrap_or_else(|| asked(value)))
         };
         match super::kms::prepare_for(&args.kms, (&rules, &[]), global, requests)? {
-            super::kms::Prepared::Plan(plan) => return Ok(Unsealed::Plan(plan)),
-            super::kms::Prepared::Deks(deks) => deks,
+            super::judge::Prepared::Plan(plan) => return Ok(Unsealed::Plan(plan)),
+            super::judge::Prepared::Deks(deks) => deks,
         }
     };
     #[cfg(not(feature = "kms"))]

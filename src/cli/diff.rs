@@ -168,11 +168,11 @@ fn opened(
     {
         let mut source = source;
         let deks = match super::kms::prepare(&args.kms, (&rules, &[others]), &mut source.store, roots(args), global)? {
-            super::kms::Prepared::Plan(plan) => {
+            super::judge::Prepared::Plan(plan) => {
                 plans.push_str(&plan);
                 Deks::default()
             }
-            super::kms::Prepared::Deks(deks) => deks,
+            super::judge::Prepared::Deks(deks) => deks,
         };
         Ok(Opened { source, rules, deks })
     }

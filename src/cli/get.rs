@@ -5,8 +5,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{ValueEnum, value_parser};
 
-#[cfg(not(feature = "kms"))]
-use crate::audit::deks::Deks;
 use crate::kube::key::Roots;
 use crate::kube::select::Selection;
 use crate::recover::get::{Content, Found, Item, Missing, Order, Wanted, Which, find};
@@ -18,7 +16,7 @@ use crate::source::snapshot::PassOptions;
 use super::Failure;
 use super::args::{GlobalArgs, fields, labels};
 use super::exit::Exit;
-use super::judge::JudgeArgs;
+use super::judge::{JudgeArgs, Prepared};
 use super::output::{NAMED_FAILURES, print};
 use super::progress::Progress;
 use super::source::{OpenSource, about, open};
@@ -119,13 +117,10 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     store.look_at(args.revision);
     let rules = given.rules(&mut store, &facts.path, global)?;
     let roots = (!args.judge.etcd_prefix.is_empty()).then(|| Roots::given(&args.judge.etcd_prefix));
-    #[cfg(feature = "kms")]
-    let deks = match super::kms::prepare(&args.judge.kms, (&rules, &[]), &mut store, roots.clone(), global)? {
-        super::kms::Prepared::Plan(plan) => return print(Exit::Done, |out| out.write_all(plan.as_bytes())),
-        super::kms::Prepared::Deks(deks) => deks,
+    let deks = match args.judge.deks(&rules, &mut store, roots.clone(), global)? {
+        Prepared::Plan(plan) => return print(Exit::Done, |out| out.write_all(plan.as_bytes())),
+        Prepared::Deks(deks) => deks,
     };
-    #[cfg(not(feature = "kms"))]
-    let deks = Deks::default();
     let digest = !args.judge.source.no_digest;
     let reads = if digest { 2 } else { 1 };
     let progress = Progress::bytes(global, "reading", reads * store.bytes());

@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use crate::audit::deks::Deks;
 use crate::audit::rules::Rules;
 use crate::audit::run::{Audit, Options, RowsWanted, audit};
 use crate::kube::key::Roots;
@@ -37,8 +38,35 @@ pub enum Judged {
     /// The audit, and what reports say of the file.
     Audited(Box<Audit>, SourceFacts),
     /// Only the plan of asking KMS plugins was wanted; this is it.
+    Plan(String),
+}
+
+/// What came of asking the KMS plugins of the configurations.
+pub enum Prepared {
+    /// The data keys to judge by; none where nobody was asked.
+    Deks(Deks),
+    /// Only the plan was wanted; this is it.
     #[cfg_attr(not(feature = "kms"), expect(dead_code, reason = "nothing is planned without plugins to ask"))]
     Plan(String),
+}
+
+impl JudgeArgs {
+    /// Does what the arguments say about KMS plugins, before the store's values are judged.
+    pub fn deks(
+        &self,
+        rules: &Rules,
+        store: &mut Store,
+        roots: Option<Roots>,
+        global: &GlobalArgs,
+    ) -> Result<Prepared, Failure> {
+        #[cfg(feature = "kms")]
+        return super::kms::prepare(&self.kms, (rules, &[]), store, roots, global);
+        #[cfg(not(feature = "kms"))]
+        {
+            let _ = (rules, store, roots, global);
+            Ok(Prepared::Deks(Deks::default()))
+        }
+    }
 }
 
 /// Opens the store and audits it. `shape` says what of it is wanted.
@@ -55,10 +83,9 @@ pub fn judge(
     let mut options = Options { roots: roots.clone(), log_beside, ..Options::default() };
     shape(&mut options);
     store.look_at(options.revision);
-    #[cfg(feature = "kms")]
-    match super::kms::prepare(&args.kms, (&rules, &[]), &mut store, roots, global)? {
-        super::kms::Prepared::Plan(plan) => return Ok(Judged::Plan(plan)),
-        super::kms::Prepared::Deks(deks) => options.deks = deks,
+    match args.deks(&rules, &mut store, roots, global)? {
+        Prepared::Plan(plan) => return Ok(Judged::Plan(plan)),
+        Prepared::Deks(deks) => options.deks = deks,
     }
     let digest = !args.source.no_digest;
     let audit = pass(&mut store, &facts, rules, options, (digest, global, message))?;

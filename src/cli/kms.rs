@@ -16,6 +16,7 @@ use crate::source::snapshot::PassOptions;
 
 use super::Failure;
 use super::args::GlobalArgs;
+use super::judge::Prepared;
 use super::progress::Progress;
 
 /// Whether and how to ask KMS plugins.
@@ -43,14 +44,6 @@ pub(super) enum Kms {
     Off,
     Plan,
     Ask,
-}
-
-/// What came of it.
-pub enum Prepared {
-    /// The data keys to judge by; none where nobody was asked.
-    Deks(Deks),
-    /// Only the plan was wanted; this is it.
-    Plan(String),
 }
 
 /// Does what the arguments say, before the store's values are judged. Endpoints may be given for `others`' plugins, too.

@@ -381,6 +381,7 @@ fn directory(path: &str) -> Failure {
 }
 
 /// Bytes that a new file of the same content takes at least; refuses what the source's form has not.
+#[cfg_attr(not(feature = "kine"), expect(unused_variables, reason = "only kine's SQLite has not all forms"))]
 fn needed(args: &Args, opened: &mut OpenSource) -> Result<u64, Failure> {
     #[cfg(feature = "kine")]
     if let Store::Kine(store) = &opened.store {
@@ -476,8 +477,8 @@ pub(super) fn ask(
         Target::Plaintext => Vec::new(),
     };
     Ok(match super::kms::prepare(&args.kms, (current, &others), store, roots, global)? {
-        super::kms::Prepared::Plan(plan) => Asked::Plan(plan),
-        super::kms::Prepared::Deks(deks) => Asked::Deks(deks),
+        super::judge::Prepared::Plan(plan) => Asked::Plan(plan),
+        super::judge::Prepared::Deks(deks) => Asked::Deks(deks),
     })
 }
 

@@ -341,11 +341,11 @@ impl Asked<'_> {
         #[cfg(feature = "kms")]
         let deks = match super::kms::prepare(&self.args.kms, (rules, &[]), &mut self.store, roots.clone(), self.global)?
         {
-            super::kms::Prepared::Plan(plan) => {
+            super::judge::Prepared::Plan(plan) => {
                 eprint!("{plan}");
                 Deks::default()
             }
-            super::kms::Prepared::Deks(deks) => deks,
+            super::judge::Prepared::Deks(deks) => deks,
         };
         #[cfg(not(feature = "kms"))]
         let deks = Deks::default();
