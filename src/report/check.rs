@@ -80,7 +80,7 @@ pub fn json(out: &mut dyn Write, report: &Report, facts: &SourceFacts) -> io::Re
         status,
         sha256: report.digests.map(|digests| hex(&facts.given_sha256.unwrap_or(digests.file))),
         db_sha256: report.digests.map(|digests| hex(&digests.database)),
-        trailer: report.digests.map(|digests| digests.trailer.word()),
+        trailer: report.digests.filter(|_| facts.has_trailer()).map(|digests| digests.trailer.word()),
         trailer_expected: report.lost_its_trailer || facts.kind == "snapshot",
         etcd_version: report.written_by.as_deref(),
         compacted_revision: report.compacted,
@@ -235,7 +235,9 @@ fn figures(report: &Report, facts: &SourceFacts) -> Vec<(&'static str, String)> 
         figures.push(("running downgrade", harmless(downgrade).into_owned()));
     }
     if let Some(digests) = report.digests {
-        figures.push(("digest", digests.trailer.word().to_owned()));
+        if facts.has_trailer() {
+            figures.push(("digest", digests.trailer.word().to_owned()));
+        }
         figures.push(("sha256", hex(&facts.given_sha256.unwrap_or(digests.file))));
     }
     if let Some(hash_kv) = report.hash_kv {

@@ -43,7 +43,7 @@ pub struct SourceFacts {
 impl SourceFacts {
     /// Whether it can end with a digest of itself.
     pub fn has_trailer(&self) -> bool {
-        self.kind != "kine"
+        !matches!(self.kind, "kine" | "data-dir" | "live")
     }
 
     /// Whether it is a running server, which has no file, and shows neither history nor what is left of it.

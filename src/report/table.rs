@@ -136,7 +136,6 @@ fn source(out: &mut dyn Write, audit: &Audit, facts: &SourceFacts) -> io::Result
     let digest = match audit.digests {
         _ if !facts.has_trailer() => String::new(),
         Some(digests) => format!(", digest {}", digests.trailer.word()),
-        None if facts.is_live() => String::new(),
         None => ", digest not checked".to_owned(),
     };
     let path = harmless(&facts.path);
