@@ -54,6 +54,9 @@ pub struct SourceArgs {
     /// With --salvage: also what was compacted away, or may have been, but is still in the file
     #[arg(long, requires = "salvage")]
     pub include_compacted: bool,
+    /// With --salvage: of that only what stands below a lost branch, as far as nothing proves that it was compacted away
+    #[arg(long, requires = "salvage")]
+    pub include_doubtful: bool,
     #[cfg(feature = "live")]
     #[command(flatten)]
     pub live: super::live::LiveArgs,

@@ -41,11 +41,15 @@ pub struct Args {
     /// Also what was compacted away, or may have been, but is still in the file: deleted objects and old versions come back
     #[arg(long)]
     include_compacted: bool,
+    /// Of that only what stands below a lost branch, as far as nothing proves that it was compacted away: nearly all of it is
+    /// what the store held
+    #[arg(long)]
+    include_doubtful: bool,
     /// Also records in bytes that are no page any more, as far as they are whole and another record or nothing follows
     #[arg(long)]
     include_fragments: bool,
-    /// Nothing that is doubtful: of what a compaction may have taken out only what the tree leads to
-    #[arg(long, conflicts_with_all = ["include_compacted", "include_fragments"])]
+    /// Nothing that is doubtful, not even where no compaction is known behind which it would be
+    #[arg(long, conflicts_with_all = ["include_compacted", "include_doubtful", "include_fragments"])]
     only_certain: bool,
     /// Replace an existing file
     #[arg(long)]
@@ -86,6 +90,7 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     let include = Include {
         compacted: args.include_compacted,
         fragments: args.include_fragments,
+        doubtful: args.include_doubtful,
         only_certain: args.only_certain,
     };
     let reopen = || output.reopen().map_err(std::io::Error::other);
@@ -126,7 +131,7 @@ pub fn view(file: &std::fs::File, args: &SourceArgs, global: &GlobalArgs) -> Res
     let bytes = file.metadata().map_err(|error| Failure::from(SalvageError::from(error)))?.len();
     let room =
         tempfile::tempfile().map_err(|error| Failure::input(format!("no room for what is salvaged: {error}")))?;
-    let include = Include { compacted: args.include_compacted, ..Include::default() };
+    let include = Include { compacted: args.include_compacted, doubtful: args.include_doubtful, ..Include::default() };
     let reopen = || room.try_clone();
     let out = Out { file: &room, reopen: &reopen };
     let salvage = of(file, (include, !args.no_digest), &AtomicBool::new(false), &out, global)?;

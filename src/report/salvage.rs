@@ -343,6 +343,13 @@ fn doubts(salvage: &Salvage) -> Vec<String> {
         let count = grouped(counts.doubtful);
         lines.push(format!("{count} records stand on pages below a lost branch, which may have been freed before"));
     }
+    if counts.doubtful_left > 0 {
+        let count = grouped(counts.doubtful_left);
+        lines.push(format!(
+            "{count} records below a lost branch may have been compacted away and are left out; --include-doubtful takes \
+             those of which nothing proves that they were"
+        ));
+    }
     for conflict in &salvage.conflicts {
         let (revision, other) = (conflict.revision.0, conflict.other);
         let taken = match (conflict.taken, conflict.by_tree) {

@@ -229,7 +229,8 @@ fn of_compacted_stores_nothing_certain_comes_back_that_a_compaction_took() {
         for number in 0..150 {
             let (told, damaged) = damage(&whole, &mut random);
             let name = format!("{name} {number}, {told}");
-            let found = salvaged(&folder, &damaged, Include::default());
+            let doubtful = Include { doubtful: true, ..Include::default() };
+            let found = salvaged(&folder, &damaged, doubtful);
             let found = found.unwrap_or_else(|error| panic!("{name}: {error}"));
             let never = found.records.iter().filter(|(revision, record)| whole.records.get(revision) != Some(record));
             let never: Vec<_> = never.map(|(revision, _)| revision).collect();
@@ -285,11 +286,19 @@ fn without_metas_root_and_branches_the_records_are_the_same() {
         for (told, pages) in structures(&whole) {
             let mut damaged = whole.bytes.clone();
             pages.iter().for_each(|page| damaged[page * PAGE..(page + 1) * PAGE].fill(0));
-            let found = salvaged(&folder, &damaged, Include::default());
+            let doubtful = Include { doubtful: true, ..Include::default() };
+            let found = salvaged(&folder, &damaged, doubtful);
             let found = found.unwrap_or_else(|error| panic!("{name} without {told}: {error}"));
             assert!(!found.salvage.is_whole());
             assert!(found.records == whole.records, "{name} without {told}: {:?}", found.salvage.counts);
             holds(&found.path);
+            // Nothing that is known to be behind a compaction comes back by itself, and all else does.
+            let Ok(plain) = salvaged(&folder, &damaged, Include::default()) else { continue };
+            let counts = plain.salvage.counts;
+            let behind = plain.salvage.compaction.noted.map_or(0, |noted| i64::try_from(noted).unwrap());
+            let missing: Vec<_> = whole.records.keys().filter(|at| !plain.records.contains_key(at)).collect();
+            assert!(missing.iter().all(|(main, _)| *main <= behind), "{name} without {told}: {missing:?}");
+            assert_eq!(missing.len() as u64, counts.doubtful_left, "{name} without {told}: {counts:?}");
         }
     }
 }
@@ -534,8 +543,12 @@ fn what_a_compaction_took_comes_back_only_when_asked_for() {
     made.append(&[5, 6, 7, 8, 9, 10].map(record));
     made.append(&[7, 8, 9, 10].map(record));
     made.append(&[12, 13, 14].map(record));
-    for damaged in [made.bytes.clone(), made.without_branch()] {
-        let found = salvaged(&folder, &damaged, Include::default()).unwrap();
+    let doubtful = Include { doubtful: true, ..Include::default() };
+    let plain = salvaged(&folder, &made.without_branch(), Include::default()).unwrap();
+    assert_eq!(mains(&plain), (21..=31).collect::<Vec<_>>(), "the compaction was at 20");
+    assert_eq!(plain.salvage.counts.doubtful_left, left().filter(|main| *main <= 20).count() as u64);
+    for (damaged, include) in [(made.bytes.clone(), Include::default()), (made.without_branch(), doubtful)] {
+        let found = salvaged(&folder, &damaged, include).unwrap();
         assert_eq!(mains(&found), left().collect::<Vec<_>>());
         assert_eq!(found.salvage.counts.compacted, 2, "{:?}", found.salvage.counts);
         let compacted = Include { compacted: true, ..Include::default() };
@@ -564,7 +577,8 @@ fn a_copy_that_differs_is_a_conflict_and_the_tree_decides() {
     assert_eq!((found.salvage.conflict_count, found.salvage.conflicts[0].by_tree), (1, true));
     assert_eq!(found.salvage.conflicts[0].revision, (26, 0));
 
-    let found = salvaged(&folder, &made.without_branch(), Include::default()).unwrap();
+    let doubtful = Include { doubtful: true, ..Include::default() };
+    let found = salvaged(&folder, &made.without_branch(), doubtful).unwrap();
     assert_eq!(mains(&found), (2..=31).filter(|main| *main != 26).collect::<Vec<_>>());
     assert_eq!((found.salvage.counts.undecided, found.salvage.conflicts[0].taken), (1, None));
     assert_eq!(found.salvage.holes.ranges, [(26, 26)]);

@@ -4,7 +4,8 @@
 //! * Records never change once they are written, so copies of one revision are alike. One that differs is a conflict: what
 //!   the tree leads to is taken; otherwise what stands on a whole page at its own place; otherwise neither.
 //! * What nothing leads to counts only where the tree has a gap, and there without more if it is newer than the last compaction.
-//!   Older ones come from pages below a lost branch that nothing proves to have been freed ([`super::stale`]).
+//!   Older ones come from pages below a lost branch that nothing proves to have been freed ([`super::stale`]): those are
+//!   doubtful, and taken where nobody knows of a compaction behind which they are, or where they are asked for.
 
 use rayon::prelude::*;
 
@@ -28,6 +29,11 @@ pub struct Compaction {
 }
 
 impl Compaction {
+    /// Whether a record is known to be no newer than one.
+    pub fn is_behind(self, rev: Rev) -> bool {
+        self.noted.is_some_and(|revision| rev.main() <= revision)
+    }
+
     /// Whether a record can have been taken out by one.
     pub fn may_have_taken(self, rev: Rev) -> bool {
         self.revision.is_none_or(|revision| rev.main() <= revision)
@@ -37,11 +43,13 @@ impl Compaction {
 /// What else is to come back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Include {
-    /// What was compacted away, or may have been.
+    /// What was compacted away, or may have been: that is what is doubtful, too.
     pub compacted: bool,
+    /// What may have been compacted away, and of which nothing proves that it was.
+    pub doubtful: bool,
     /// Records in bytes that are no page any more.
     pub fragments: bool,
-    /// Nothing that is doubtful.
+    /// Nothing that is doubtful, not even where no compaction is known behind which it would be.
     pub only_certain: bool,
 }
 
@@ -156,7 +164,16 @@ pub fn settle(marks: &[Mark], gaps: &Gaps, compaction: Compaction, include: Incl
             Verdict::Doubtful => copies.iter().filter(|copy| stale.vouches(copy)).copied().collect(),
             _ => copies.to_vec(),
         };
-        settled.unreached(copies, &vouched, verdict, include, gaps);
+        let rev = copies.first().map(Mark::rev).unwrap_or_default();
+        let wanted = match verdict {
+            Verdict::Unreached => true,
+            // What is known to be no newer than a compaction comes back only where it is asked for.
+            Verdict::Doubtful if include.only_certain => false,
+            Verdict::Doubtful => include.compacted || include.doubtful || !compaction.is_behind(rev),
+            Verdict::Compacted => include.compacted,
+            Verdict::Uncommitted => false,
+        };
+        settled.unreached(copies, &vouched, (verdict, wanted), include, gaps);
     }
     settled.only_lost_keys();
     settled
@@ -176,18 +193,21 @@ fn verdict(copies: &[Mark], gaps: &Gaps, compaction: Compaction, stale: &Stale) 
 
 impl Settled {
     /// Decides about copies that nothing leads to.
-    fn unreached(&mut self, copies: &[Mark], vouched: &[Mark], verdict: Verdict, include: Include, gaps: &Gaps) {
+    fn unreached(
+        &mut self,
+        copies: &[Mark],
+        vouched: &[Mark],
+        (verdict, wanted): (Verdict, bool),
+        include: Include,
+        gaps: &Gaps,
+    ) {
         let on_page = vouched.iter().any(|copy| !copy.has(Bit::Tail));
-        let is_new = match verdict {
-            Verdict::Doubtful => !include.only_certain,
-            _ => verdict == Verdict::Unreached,
-        };
         let counts = &mut self.counts;
         let counter = match verdict {
             Verdict::Uncommitted => &mut counts.uncommitted,
             _ if !on_page && !include.fragments => &mut counts.fragments,
-            Verdict::Compacted if !include.compacted => &mut counts.compacted,
-            Verdict::Doubtful if include.only_certain => &mut counts.doubtful_left,
+            Verdict::Compacted if !wanted => &mut counts.compacted,
+            Verdict::Doubtful if !wanted => &mut counts.doubtful_left,
             _ if disagree(vouched) => &mut counts.undecided,
             _ if !on_page => &mut counts.fragments_taken,
             Verdict::Unreached => &mut counts.unreached,
@@ -195,17 +215,14 @@ impl Settled {
             Verdict::Compacted => &mut counts.compacted_taken,
         };
         *counter += 1;
-        let taken = verdict != Verdict::Uncommitted
-            && (on_page || include.fragments)
-            && (is_new || include.compacted)
-            && !disagree(vouched);
+        let taken = wanted && (on_page || include.fragments) && !disagree(vouched);
         if taken {
             if verdict == Verdict::Doubtful && self.doubtful.len() < NAMED {
                 self.doubtful.extend(vouched.first());
             }
             return self.take(vouched, copies);
         }
-        if is_new && disagree(vouched) {
+        if wanted && verdict != Verdict::Compacted && disagree(vouched) {
             self.conflict(None, copies);
         }
         let in_gap = copies.first().filter(|copy| gaps.at(copy.rev()).is_some());
@@ -318,7 +335,7 @@ mod tests {
 
     fn settled(mut marks: Vec<Mark>, gaps: &Gaps) -> Settled {
         assert!(order(&mut marks, false, COMPACTED));
-        settle(&marks, gaps, COMPACTED, Include::default())
+        settle(&marks, gaps, COMPACTED, Include { doubtful: true, ..Include::default() })
     }
 
     fn mains(settled: &Settled) -> Vec<u64> {
@@ -332,6 +349,22 @@ mod tests {
         assert_eq!(mains(&settled), [10, 110]);
         let Counts { reached, unreached, compacted, uncommitted, .. } = settled.counts;
         assert_eq!((reached, unreached, compacted, uncommitted), (1, 1, 1, 1));
+    }
+
+    #[test]
+    fn what_is_known_to_be_behind_a_compaction_comes_back_only_when_asked_for() {
+        let (marks, gaps) = ([60, 80, 120].map(|main| copy(main, main, 9, 0)), gap(50, 200, 0));
+        let settled = |compaction, include| settle(&marks, &gaps, compaction, include);
+        let plain = settled(COMPACTED, Include::default());
+        assert_eq!((mains(&plain), plain.counts.doubtful_left), (vec![120], 2));
+        for include in
+            [Include { doubtful: true, ..Include::default() }, Include { compacted: true, ..Include::default() }]
+        {
+            let asked = settled(COMPACTED, include);
+            assert_eq!((mains(&asked), asked.counts.doubtful), (vec![60, 80, 120], 2));
+        }
+        let unknown = settled(Compaction::default(), Include::default());
+        assert_eq!((mains(&unknown), unknown.counts.doubtful), (vec![60, 80, 120], 3));
     }
 
     #[test]
