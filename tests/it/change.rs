@@ -194,6 +194,38 @@ fn a_key_may_go_in_one_place_and_stay_in_another() {
     assert_eq!(audit(&after, &[&place.at("pruned.yaml")], &[]).code, 0);
 }
 
+#[cfg(feature = "kms")]
+#[test]
+fn beside_kms_a_key_goes_only_when_no_value_is_on_it_and_no_plugin_is_asked_for_that() {
+    use super::stand_in::{Plugin, honest};
+
+    let place = Place::new();
+    let (store, current) = (testdata("kms/snapshot.db"), place.config("current.yaml", "kms/encryption-config.yaml"));
+    for (key, told) in [("aescbc/old", "aescbc/old ("), ("kms/ack-kms", "kms/ack-kms (")] {
+        let run = place.stage("rotate", "current.yaml", "prune", "refused.yaml", &["--key", key, "--source", &store]);
+        let said = run.failed(1);
+        assert!(said.contains(told) && said.contains("/registry/secrets/"), "{said}");
+    }
+    let plugins = [("cloud-kms", "v2"), ("ack-kms", "v1beta1")].map(|(name, version)| {
+        let plugin = Plugin::start(honest(version, "1"));
+        (format!("--kms-endpoint={name}={}", plugin.endpoint()), plugin)
+    });
+    let asked = plugins.each_ref().map(|(endpoint, _)| endpoint.as_str());
+    let after =
+        place.rewrite(&store, &current, &[&["--to", &current, "--kms", "--quiet"], &asked[..]].concat(), "after.db");
+    let calls = plugins.each_ref().map(|(_, plugin)| plugin.calls("Decrypt"));
+    // All is under the first provider now: so both others may go, and the first one may not.
+    let gate = ["--source", &after];
+    let said = place.staged("rotate", "current.yaml", "prune", "pruned.yaml", &gate);
+    assert!(said.contains("no entry needs it") || said.contains("no entry needs them"), "{said}");
+    assert_eq!(plugins.each_ref().map(|(_, plugin)| plugin.calls("Decrypt")), calls);
+    let pruned = place.text("pruned.yaml");
+    assert!(pruned.contains("cloud-kms") && !pruned.contains("ack-kms") && !pruned.contains("old"), "{pruned}");
+    place.staged("disable", "current.yaml", "promote", "disabled.yaml", &[]);
+    let run = place.stage("disable", "disabled.yaml", "prune", "plain.yaml", &gate);
+    assert!(run.failed(1).contains("kms/cloud-kms ("), "{}", run.err);
+}
+
 #[test]
 fn without_a_source_it_is_said_that_nothing_was_proved() {
     let place = Place::new();

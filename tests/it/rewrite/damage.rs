@@ -1,20 +1,27 @@
 //! Damaged sources: what `check` finds a fault in is refused, and what it finds whole is rewritten whole.
 
 use std::fs::{self, File};
-use std::io::{Seek, Write};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::FileExt;
+use std::sync::Once;
 
 use atrest::audit::deks::Deks;
+use atrest::bbolt::write::{Fill, Writer};
+use atrest::etcd::{KeyValue, Revision, RevisionKey, schema};
 use atrest::rewrite::run::{self, End, Out, Request, RunError};
 use atrest::rewrite::target::Target;
 use atrest::rewrite::write::RewriteError;
 use atrest::source::check::{HashKvAt, check};
 use atrest::source::digest::Trailer;
-use atrest::source::snapshot::PassOptions;
+use atrest::source::snapshot::{PassOptions, ReadError};
 use atrest::source::{Snapshot, Store};
 
 use super::super::damage::harm::{self, Harm, Random};
 use super::super::program::{private, temporary, testdata};
 use super::{Opener, rewrite};
+
+/// Where a meta page has its transaction id.
+const TXID: usize = 64;
 
 fn pass(threads: usize) -> PassOptions<'static> {
     PassOptions { digest: true, threads, progress: &|_| () }
@@ -153,5 +160,77 @@ fn a_damaged_source_is_exit_code_3_and_nothing_is_written() {
             assert_eq!(left, ["source"], "{name}");
             assert!(fs::read(&source).unwrap() == bytes, "{name}");
         }
+    }
+}
+
+/// A store large enough that much of it is still to be read when the first progress is told.
+fn large() -> Vec<u8> {
+    let mut file = tempfile::tempfile().unwrap();
+    let mut writer = Writer::new(&file, 4096, 7).unwrap();
+    for bucket in schema::BUCKETS {
+        let mut pairs = writer.bucket(bucket, 0, Fill::APPENDED).unwrap();
+        for main in (2..40_000).take_while(|_| bucket == schema::KEY) {
+            let key = format!("/registry/secrets/default/secret-{main:06}");
+            let value = format!(
+                r#"{{"kind":"Secret","apiVersion":"v1","metadata":{{"name":"secret-{main:06}","namespace":"default"}},"data":{{"a":"{:0400}"}}}}"#,
+                main
+            );
+            let record = KeyValue {
+                key: key.as_bytes(),
+                create_revision: main,
+                mod_revision: main,
+                version: 1,
+                value: value.as_bytes(),
+                lease: 0,
+            };
+            let at = RevisionKey { revision: Revision { main, sub: 0 }, tombstone: false };
+            pairs.push(&at.encode(), &record.encode()).unwrap();
+        }
+        pairs.finish().unwrap();
+    }
+    writer.finish().unwrap();
+    let mut bytes = Vec::new();
+    file.rewind().unwrap();
+    file.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+/// Rewrites a store to plaintext while `act` is done to its file, as soon as anything of it was read.
+fn meanwhile(bytes: &[u8], threads: usize, act: impl Fn(&File) + Sync) -> Result<run::Outcome, RunError> {
+    let source = tempfile::NamedTempFile::new().unwrap();
+    source.as_file().write_all_at(bytes, 0).unwrap();
+    let once = Once::new();
+    let progress = |_: u64| once.call_once(|| act(source.as_file()));
+    let mut store = Store::File(Snapshot::open(File::open(source.path()).unwrap()).unwrap());
+    let named = tempfile::NamedTempFile::new().unwrap();
+    let reopen = || File::open(named.path());
+    let out = Out { file: named.as_file(), path: named.path(), reopen: &reopen };
+    let (current, deks) = (Opener::without_configuration(), Deks::default());
+    let pass = PassOptions { digest: true, threads, progress: &progress };
+    let request = Request { pass, ..Request::new(current.rules(), &deks, &Target::Plaintext) };
+    let outcome = run::rewrite(&mut store, &request, Some(&out));
+    assert!(once.is_completed());
+    outcome
+}
+
+#[test]
+fn a_source_that_changes_or_cannot_be_read_to_its_end_meanwhile_gives_no_result() {
+    let bytes = large();
+    for threads in [1, 2, 8] {
+        assert!(matches!(meanwhile(&bytes, threads, |_| ()).unwrap().end, End::Proved(_)));
+        // A transaction that is committed meanwhile: the older meta page becomes the newer one.
+        let txid = |page: usize| harm::u64_at(&bytes, page * harm::PAGE + TXID);
+        let older = usize::from(txid(0) > txid(1));
+        let mut committed = bytes.clone();
+        harm::one_meta(&mut committed, older * harm::PAGE, TXID, &(txid(1 - older) + 1).to_le_bytes());
+        let page = committed[older * harm::PAGE..(older + 1) * harm::PAGE].to_vec();
+        let at = (older * harm::PAGE) as u64;
+        let error = meanwhile(&bytes, threads, |file| file.write_all_at(&page, at).unwrap()).unwrap_err();
+        assert!(matches!(error, RunError::Rewrite(RewriteError::Read(ReadError::Changing))), "{error}");
+        // What was not read yet is gone.
+        let half = bytes.len() as u64 / 2;
+        let error = meanwhile(&bytes, threads, |file| file.set_len(half).unwrap()).unwrap_err();
+        let told = matches!(error, RunError::Rewrite(RewriteError::Read(_) | RewriteError::Damaged { .. }));
+        assert!(told, "{error}");
     }
 }

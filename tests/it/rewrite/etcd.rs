@@ -5,32 +5,49 @@ use std::thread;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use sha2::{Digest, Sha256};
 
 use super::super::program::{argument, atrest, temporary};
 use super::super::servers::{Release, Server};
 use super::super::walk::{self, Record};
-use super::stores::{Store, live};
+use super::stores::{Store, hex, live};
 use super::{Opener, configuration, left, rewrite, whole};
+
+/// What is done to a store.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Done {
+    /// Its values are on the target's keys.
+    Rotated,
+    /// They are plaintext.
+    Stripped,
+    /// They were plaintext, and are on the target's keys.
+    Encrypted,
+}
 
 /// A result, and the release that is to start on it.
 struct Start {
     store: Store,
     release: Release,
     ways: &'static [&'static str],
-    strips: bool,
+    done: Done,
 }
 
 impl Start {
-    fn new(store: Store, release: Release, ways: &'static [&'static str], strips: bool) -> Self {
-        Self { store, release, ways, strips }
+    fn new(store: Store, release: Release, ways: &'static [&'static str], done: Done) -> Self {
+        Self { store, release, ways, done }
     }
 
     /// Rewrites, restores, starts, and holds what the server says against the source.
     fn judge(self) {
-        let Self { store, release, ways, strips } = self;
-        let (path, opener) = match strips {
-            true => (store.stripped("result.db", ways), Opener::without_configuration()),
-            false => (store.rotated("result.db", ways), Opener::new(std::slice::from_ref(&store.target))),
+        let Self { store, release, ways, done } = self;
+        let path = match done {
+            Done::Rotated => store.rotated("result.db", ways),
+            Done::Stripped => store.stripped("result.db", ways),
+            Done::Encrypted => store.encrypted("result.db", ways),
+        };
+        let opener = match done {
+            Done::Stripped => Opener::without_configuration(),
+            Done::Rotated | Done::Encrypted => Opener::new(std::slice::from_ref(&store.target)),
         };
         let server = Server::restore(release, &path);
         let source = left(walk::records(&store.source), ways.contains(&"--drop-history"));
@@ -42,16 +59,27 @@ impl Start {
             let before = source[&record.key[..]];
             let numbers = |record: &Record| (record.main, record.create_revision, record.version, record.lease);
             assert_eq!(numbers(record), numbers(before), "{}", walk::shown(&record.key));
-            let Some((plaintext, _)) = current.open(before) else {
-                assert!(record.value == before.value, "{} was closed", walk::shown(&record.key));
-                continue;
-            };
-            let (opened, stale) = opener.open(record).expect("it opens with the target alone");
-            assert!(opened == plaintext && !stale, "{}", walk::shown(&record.key));
+            holds_the_same(&store, record, before, (&opener, &current));
             opened_differently += usize::from(record.value != before.value);
         }
         assert!(opened_differently > 5, "{}", store.source);
         lives(&server, said.iter().map(|record| record.main).max().unwrap());
+    }
+}
+
+/// What a served record holds is what the source held, as the source's configuration opens it and as the truth has it; what
+/// nothing opened is the same byte for byte.
+fn holds_the_same(store: &Store, served: &Record, before: &Record, (opener, current): (&Opener, &Opener)) {
+    let name = walk::shown(&served.key);
+    let opened = opener.open(served);
+    match current.open(before) {
+        Some((plaintext, _)) => assert!(opened == Some((plaintext, false)), "{name}"),
+        None if before.value.starts_with(b"k8s:enc:kms:") => assert!(opened.is_some(), "{name}"),
+        None => assert!(served.value == before.value, "{name} was closed"),
+    }
+    let truth = std::str::from_utf8(&served.key).ok().and_then(|key| store.truth.get(key)?.as_ref());
+    if let (Some(digest), Some((opened, stale))) = (truth, opened) {
+        assert_eq!((&hex(&Sha256::digest(opened)), stale), (digest, false), "{name}");
     }
 }
 
@@ -91,30 +119,46 @@ fn judge_all(starts: Vec<Start>) {
 
 #[test]
 fn etcd_3_4_starts_on_what_older_and_newer_releases_wrote() {
-    let start = |store, ways, strips| Start::new(store, Release::V3_4, ways, strips);
+    let start = |store, ways, done| Start::new(store, Release::V3_4, ways, done);
     judge_all(vec![
-        start(Store::openshift3(), &[], false),
-        start(Store::version("3.4"), &["--drop-history"], true),
-        start(Store::version("3.5"), &["--for-etcd", "3.4"], false),
-        start(Store::version("3.7"), &["--for-etcd", "3.4", "--drop-history"], false),
-        start(Store::kubeadm(), &["--for-etcd", "3.4"], false),
-        start(Store::apiserver(), &["--for-etcd", "3.4", "--format", "db"], true),
+        start(Store::openshift3(), &[], Done::Rotated),
+        start(Store::version("3.4"), &["--drop-history"], Done::Stripped),
+        start(Store::version("3.5"), &["--for-etcd", "3.4"], Done::Rotated),
+        start(Store::version("3.7"), &["--for-etcd", "3.4", "--drop-history"], Done::Rotated),
+        start(Store::kubeadm(), &["--for-etcd", "3.4"], Done::Rotated),
+        start(Store::apiserver(), &["--for-etcd", "3.4", "--format", "db"], Done::Stripped),
+        start(Store::version("3.4"), &[], Done::Encrypted),
+        start(Store::openshift4(), &["--for-etcd", "3.4"], Done::Stripped),
     ]);
 }
 
 #[test]
 fn etcd_3_5_starts_on_what_older_and_newer_releases_wrote() {
-    let start = |store, ways, strips| Start::new(store, Release::V3_5, ways, strips);
+    let start = |store, ways, done| Start::new(store, Release::V3_5, ways, done);
     judge_all(vec![
-        start(Store::version("3.4"), &[], false),
-        start(Store::version("3.5"), &["--drop-history", "--format", "db"], false),
-        start(Store::version("3.6"), &["--for-etcd", "3.5"], false),
-        start(Store::version("3.7"), &["--for-etcd", "3.5", "--drop-history"], true),
-        start(Store::kubeadm(), &["--for-etcd", "3.5", "--drop-history"], false),
-        start(Store::apiserver(), &["--for-etcd", "3.5"], false),
-        start(Store::openshift4(), &[], false),
-        start(Store::k3s(), &["--drop-history"], false),
-        start(Store::version("3.6-pages-16k"), &["--for-etcd", "3.5", "--format", "snapshot"], false),
+        start(Store::version("3.4"), &[], Done::Rotated),
+        start(Store::version("3.5"), &["--drop-history", "--format", "db"], Done::Rotated),
+        start(Store::version("3.6"), &["--for-etcd", "3.5"], Done::Rotated),
+        start(Store::version("3.7"), &["--for-etcd", "3.5", "--drop-history"], Done::Stripped),
+        start(Store::kubeadm(), &["--for-etcd", "3.5", "--drop-history"], Done::Rotated),
+        start(Store::apiserver(), &["--for-etcd", "3.5"], Done::Rotated),
+        start(Store::openshift4(), &[], Done::Rotated),
+        start(Store::k3s(), &["--drop-history"], Done::Rotated),
+        start(Store::kubeadm(), &["--for-etcd", "3.5"], Done::Encrypted),
+        start(Store::openshift3(), &["--drop-history"], Done::Encrypted),
+        start(Store::version("3.6-pages-16k"), &["--for-etcd", "3.5", "--format", "snapshot"], Done::Rotated),
+    ]);
+}
+
+#[cfg(feature = "kms")]
+#[test]
+fn etcd_starts_on_what_was_under_kms() {
+    let start = Start::new;
+    judge_all(vec![
+        start(Store::kms(), Release::V3_4, &["--for-etcd", "3.4"], Done::Rotated),
+        start(Store::kms(), Release::V3_5, &["--for-etcd", "3.5", "--drop-history"], Done::Rotated),
+        start(Store::kms(), Release::V3_5, &["--for-etcd", "3.5"], Done::Stripped),
+        start(Store::kms(), Release::V3_4, &["--for-etcd", "3.4", "--drop-history"], Done::Encrypted),
     ]);
 }
 

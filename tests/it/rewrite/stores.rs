@@ -12,6 +12,8 @@ use tempfile::TempDir;
 use super::super::damage::harm;
 use super::super::etcdutl;
 use super::super::program::{argument, audit, cell, temporary, testdata};
+#[cfg(feature = "kms")]
+use super::super::stand_in::{Plugin, honest};
 use super::super::walk::{self, Record};
 use super::{Opener, but_value, configuration, left, nothing_else_is_left, rewrite, whole};
 
@@ -30,6 +32,10 @@ pub struct Store {
     pub exits: [i32; 2],
     /// Where the results are.
     pub home: TempDir,
+    /// What opens its values, as long as the store is in use.
+    #[cfg(feature = "kms")]
+    #[expect(dead_code, reason = "they are stopped when they are dropped")]
+    plugins: Vec<Plugin>,
 }
 
 impl Store {
@@ -45,6 +51,8 @@ impl Store {
             more: Vec::new(),
             exits: [0, 0],
             home,
+            #[cfg(feature = "kms")]
+            plugins: Vec::new(),
         }
     }
 
@@ -86,6 +94,19 @@ impl Store {
             .with(&["--keep-distro-state"], [0, 0])
     }
 
+    /// Values of both versions of KMS, their plugins running.
+    #[cfg(feature = "kms")]
+    pub fn kms() -> Self {
+        let plugins = vec![Plugin::start(honest("v2", "1")), Plugin::start(honest("v1beta1", "1"))];
+        let endpoints = ["cloud-kms", "ack-kms"].iter().zip(&plugins);
+        let endpoints: Vec<_> =
+            endpoints.map(|(name, plugin)| format!("--kms-endpoint={name}={}", plugin.endpoint())).collect();
+        let store =
+            Self::new("kms/snapshot.db", "kms/encryption-config.yaml", "kms/truth.jsonl", ("aescbc", &["secrets"]));
+        let more = [&["--kms", "--quiet"][..], &endpoints.iter().map(String::as_str).collect::<Vec<_>>()].concat();
+        Self { plugins, ..store }.with(&more, [0, 0])
+    }
+
     /// The small keyspace of this release.
     pub fn version(release: &str) -> Self {
         let truth = format!("versions/truth-{}.jsonl", release.trim_end_matches("-pages-16k"));
@@ -108,6 +129,21 @@ impl Store {
     #[track_caller]
     pub fn stripped(&self, name: &str, more: &[&str]) -> PathBuf {
         self.rewritten(&self.source, name, self.exits[1], &[&self.from()[..], &["--strip"], more].concat())
+    }
+
+    /// Its values as plaintext, and then under the target.
+    #[track_caller]
+    pub fn encrypted(&self, name: &str, more: &[&str]) -> PathBuf {
+        let stripped = self.stripped(&format!("stripped-{name}"), more);
+        self.encrypted_from(&stripped, name, more)
+    }
+
+    #[track_caller]
+    fn encrypted_from(&self, stripped: &Path, name: &str, more: &[&str]) -> PathBuf {
+        // Plaintext needs no plugins.
+        let state = self.more.iter().map(String::as_str).filter(|argument| !argument.starts_with("--kms"));
+        let arguments: Vec<_> = ["--to", &self.target].into_iter().chain(state).chain(more.iter().copied()).collect();
+        self.rewritten(argument(stripped), name, self.exits[1], &arguments)
     }
 
     fn from(&self) -> Vec<&str> {
@@ -142,10 +178,7 @@ impl Store {
             self.holds(&stripped, Path::new(&self.source), drop_history, &Opener::without_configuration());
             self.is_plaintext(&stripped);
 
-            let name = format!("encrypted-{drop_history}.db");
-            let state: Vec<&str> = self.more.iter().map(String::as_str).collect();
-            let arguments = [&["--to", &self.target], &state[..]].concat();
-            let encrypted = self.rewritten(argument(&stripped), &name, self.exits[1], &arguments);
+            let encrypted = self.encrypted_from(&stripped, &format!("encrypted-{drop_history}.db"), &[]);
             self.holds(&encrypted, &stripped, drop_history, &Opener::new(std::slice::from_ref(&self.target)));
             self.is_served(&encrypted);
         }
@@ -260,7 +293,7 @@ fn truth_of(name: &str) -> BTreeMap<String, Option<String>> {
     lines.map(|line| (text(&line["key"]).unwrap(), text(&line["plaintext_sha256"]))).collect()
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -382,14 +415,7 @@ fn the_zip_of_rke2_is_rewritten_but_for_the_two_secrets_on_the_key_that_was_remo
 #[cfg(feature = "kms")]
 #[test]
 fn values_under_kms_are_decrypted_and_put_under_a_static_key() {
-    use super::super::stand_in::{Plugin, honest};
-
-    let plugins = [Plugin::start(honest("v2", "1")), Plugin::start(honest("v1beta1", "1"))];
-    let store =
-        Store::new("kms/snapshot.db", "kms/encryption-config.yaml", "kms/truth.jsonl", ("aescbc", &["secrets"]));
-    let endpoints = [format!("cloud-kms={}", plugins[0].endpoint()), format!("ack-kms={}", plugins[1].endpoint())];
-    let asking = ["--kms", "--kms-endpoint", &endpoints[0], "--kms-endpoint", &endpoints[1], "--quiet"];
-    let store = store.with(&asking, [0, 0]);
+    let store = Store::kms();
     for more in [&[][..], &["--drop-history"]] {
         let drop_history = !more.is_empty();
         let rotated = store.rotated(&format!("rotated-{drop_history}.db"), more);
