@@ -68,7 +68,8 @@ impl Drop for Beside {
     }
 }
 
-fn folder(output: &Path) -> PathBuf {
+/// The folder beside the new file.
+pub fn folder(output: &Path) -> PathBuf {
     let mut name = output.as_os_str().to_owned();
     name.push(".cred");
     PathBuf::from(name)
@@ -119,8 +120,7 @@ pub fn notes(resealed: &Resealed, output: Option<&Path>) -> Vec<String> {
     if let Some(output) = output {
         let folder = folder(output);
         notes.push(format!(
-            "{} has {CONFIG_FILE} and {STATE_FILE}: with every server stopped, put both into server/cred of each (mode 0600), restore this \
-             file on one with --cluster-reset --cluster-reset-restore-path and the same token, start it, then the others.",
+            "{} has {CONFIG_FILE} and {STATE_FILE}, for server/cred of every server.",
             harmless(&folder.to_string_lossy())
         ));
     }

@@ -252,7 +252,11 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     }
     let path = args.output.as_ref().map(|path| path.to_string_lossy());
     let facts = &opened.facts;
-    let context = report::rewrite::Context { facts, target: &target, output: path.as_deref(), notes: &notes };
+    let cred = args.output.as_deref().map(super::resealing::folder);
+    let cred = cred.as_deref().map(Path::to_string_lossy);
+    let fitted = args.distro.filter(|_| resealed.is_some()).zip(cred.as_deref());
+    let fitted = fitted.map(|(distro, cred)| report::rewrite::Fitted { program: Distro::from(distro).word(), cred });
+    let context = report::rewrite::Context { facts, target: &target, output: path.as_deref(), notes: &notes, fitted };
     print(exit(&outcome), |out| match args.report {
         Report::Table => report::rewrite::text(out, &outcome, &context, paint()),
         Report::Json => report::rewrite::json(out, &outcome, &context),

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
-use rusqlite::types::ValueRef;
+use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::row::{Row, RowFault};
@@ -218,6 +218,14 @@ impl Database {
         let mut statement = self.connection.prepare_cached(&format!("{ROWS} WHERE k.id = ?1"))?;
         let mut rows = statement.query([id])?;
         Ok(rows.next()?.map(Stored::of).transpose()?.map(visit))
+    }
+
+    /// Whether a name's rows have these bytes, as a value or as an old one.
+    pub fn has(&self, name: &[u8], value: &[u8]) -> Result<bool, KineError> {
+        let name = ValueRef::Text(name);
+        let has = "SELECT EXISTS (SELECT 1 FROM kine WHERE name = ?1 AND (value = ?2 OR old_value = ?2))";
+        let mut statement = self.connection.prepare_cached(has)?;
+        Ok(statement.query_row((ToSqlOutput::Borrowed(name), value), |row| row.get(0))?)
     }
 
     /// How many rows there are.

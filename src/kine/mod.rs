@@ -2,13 +2,15 @@
 //!
 //! kine answers etcd's API from one table, `kine`, in which every row is one revision of one key. A row's `id` is its
 //! revision. Read [`row`] first, then [`schema`], [`database`], [`log`], [`check`], [`mod@write`]. SQLite itself reads and writes the
-//! file; nothing here knows Kubernetes, encryption, or what a value means.
+//! file, but for what it has freed ([`cell`], [`remains`]); nothing here knows Kubernetes, encryption, or what a value means.
 //!
 //! Upstream: `k3s-io/kine` `pkg/drivers/{sqlite,generic}`, `pkg/logstructured/sqllog`; as text: `docs/formats/kine.md`.
 
+pub mod cell;
 pub mod check;
 pub mod database;
 pub mod log;
+pub mod remains;
 pub mod row;
 pub mod schema;
 pub mod write;

@@ -352,11 +352,7 @@ fn why(obstacle: &Obstacle, facts: &Facts<'_>) -> String {
              would bring the old one back; --keep-distro-state rewrites all the same"
                 .to_owned()
         }
-        Obstacle::Operators => {
-            "the store holds the encryption Secrets of OpenShift's operators, which would bring the old keys back; \
-             --keep-distro-state rewrites all the same"
-                .to_owned()
-        }
+        Obstacle::Operators => super::rewrite::operators(),
         Obstacle::Alarm(endpoint, alarm) => format!(
             "{} says {:?}; a cluster that says so is not written to: mend that first (an alarm stands until `etcdctl alarm disarm`)",
             harmless(endpoint),

@@ -26,6 +26,17 @@ pub struct Context<'c> {
     pub output: Option<&'c str>,
     /// What the reader should know beside it, each a sentence.
     pub notes: &'c [String],
+    /// The store of K3s or RKE2 was made to fit the target: its program, and the folder with a server's two files.
+    pub fitted: Option<Fitted<'c>>,
+}
+
+/// What belongs to a store that was made to fit its target.
+#[derive(Clone, Copy, Debug)]
+pub struct Fitted<'c> {
+    /// `k3s` or `rke2`.
+    pub program: &'c str,
+    /// The folder with `encryption-config.json` and `encryption-state.json`.
+    pub cred: &'c str,
 }
 
 #[derive(Serialize)]
@@ -258,7 +269,7 @@ pub fn text(out: &mut dyn Write, outcome: &Outcome, context: &Context<'_>, paint
         writeln!(out, "{mark} {} values do not open and were kept as they are", grouped(totals.unreadable))?;
     }
     match &outcome.end {
-        End::Proved(product) => restoring(out, context.output.unwrap_or_default(), product.form, context.target),
+        End::Proved(product) => restoring(out, context, product.form),
         End::Planned(_) | End::Refused(_) => Ok(()),
     }
 }
@@ -297,15 +308,22 @@ fn why(obstacle: Obstacle, totals: &Totals) -> String {
         Obstacle::Values => format!("{} values cannot be rewritten safely", grouped(totals.refused)),
         Obstacle::Bootstrap => {
             "the store holds K3s' or RKE2's own record of the encryption configuration (/bootstrap/), and the next start \
-             would bring the old one back; --keep-distro-state rewrites all the same"
-                .to_owned()
-        }
-        Obstacle::Operators => {
-            "the store holds the encryption Secrets of OpenShift's operators, which would bring the old keys back; \
+             would bring the old one back; --distro k3s or rke2 with --token-file makes it fit the target, and \
              --keep-distro-state rewrites all the same"
                 .to_owned()
         }
+        Obstacle::Operators => operators(),
     }
+}
+
+/// Why OpenShift's operators stand in the way of other keys. They make each key themselves, number it, and take over what their
+/// Secrets say; kube-apiserver's own are outside of the store, too.
+pub(super) fn operators() -> String {
+    "the store holds the encryption Secrets of OpenShift's operators (openshift-config-managed/encryption-key-*): each key is \
+     theirs, kube-apiserver's also lies on the control plane's disks, and they would bring the old keys back. Keys are changed \
+     there by the operators themselves (spec.unsupportedConfigOverrides.encryption.reason) or switched off (type: identity); \
+     --keep-distro-state rewrites all the same, for another cluster or none"
+        .to_owned()
 }
 
 pub(super) fn plan(out: &mut dyn Write, rows: &[(Kind, Count)], target: &Target) -> io::Result<()> {
@@ -347,12 +365,16 @@ pub(super) fn refusals(out: &mut dyn Write, named: &[Refused], count: u64, paint
     writeln!(out, "--keep-unreadable copies values that do not open as they are; `atrest audit` says more about them")
 }
 
-fn restoring(out: &mut dyn Write, path: &str, form: Form, target: &Target) -> io::Result<()> {
+fn restoring(out: &mut dyn Write, context: &Context<'_>, form: Form) -> io::Result<()> {
+    let (path, target) = (context.output.unwrap_or_default(), context.target);
     if form == Form::Kine {
-        return replacing(out, path, target);
+        return replacing(out, path, target, context.fitted);
     }
     // To be copied into a shell as it stands.
     let path = quoted(path.as_bytes()).unwrap_or_else(|| harmless(path));
+    if let Some(fitted) = context.fitted {
+        return resetting(out, &path, form, fitted);
+    }
     // etcd's tool asks for a digest, which a bare database has not.
     let unchecked = if form == Form::Database { " --skip-hash-check" } else { "" };
     let configuration = match target {
@@ -369,22 +391,67 @@ fn restoring(out: &mut dyn Write, path: &str, form: Form, target: &Target) -> io
     writeln!(out, "necessity, so never swap one member's database alone, and discard the old members' logs.")
 }
 
+/// The commands that put a server's two files where they belong.
+fn installing(out: &mut dyn Write, Fitted { program, cred }: Fitted<'_>) -> io::Result<()> {
+    let cred = quoted(cred.as_bytes()).unwrap_or_else(|| harmless(cred));
+    writeln!(out, "  install -m 600 {cred}/encryption-*.json /var/lib/rancher/{program}/server/cred/")
+}
+
+/// What to do with a snapshot of K3s or RKE2 that fits its target.
+fn resetting(out: &mut dyn Write, path: &str, form: Form, fitted: Fitted<'_>) -> io::Result<()> {
+    let program = fitted.program;
+    let unit = if program == "rke2" { "rke2-server" } else { program };
+    writeln!(out)?;
+    if form == Form::Database {
+        return writeln!(
+            out,
+            "{program} checks the digest that a snapshot ends with, which this file has not: write it with --format snapshot."
+        );
+    }
+    writeln!(out, "With {program} stopped on every server, put the two files on each of them:")?;
+    installing(out, fitted)?;
+    writeln!(out, "restore the snapshot on one, with the token that it was taken with, and start it:")?;
+    writeln!(out, "  {program} server --cluster-reset --cluster-reset-restore-path={path}")?;
+    writeln!(out, "  systemctl start {unit}")?;
+    writeln!(out, "and on each of the others let it join anew:")?;
+    writeln!(out, "  rm -rf /var/lib/rancher/{program}/server/db")?;
+    writeln!(out, "  systemctl start {unit}")
+}
+
 /// What to do with a rewritten database of kine's.
-fn replacing(out: &mut dyn Write, path: &str, target: &Target) -> io::Result<()> {
+fn replacing(out: &mut dyn Write, path: &str, target: &Target, fitted: Option<Fitted<'_>>) -> io::Result<()> {
     let path = quoted(path.as_bytes()).unwrap_or_else(|| harmless(path));
     let configuration = match target {
         Target::Configured { .. } => "the target configuration in its place",
         Target::Plaintext => "a configuration whose providers include identity",
     };
+    let program = fitted.map_or("k3s", |fitted| fitted.program);
+    let (name, unit) = if program == "rke2" { ("RKE2", "rke2-server") } else { ("K3s", "k3s") };
+    let database = format!("/var/lib/rancher/{program}/server/db/state.db");
     writeln!(out)?;
     writeln!(
         out,
-        "Put it in the place of the old one while K3s is stopped. The old log must go: SQLite would lay it over"
+        "Put it in the place of the old one while {name} is stopped. The old log must go: SQLite would lay it over"
     )?;
     writeln!(out, "the new file.")?;
-    writeln!(out, "  systemctl stop k3s")?;
-    writeln!(out, "  rm -f /var/lib/rancher/k3s/server/db/state.db-wal /var/lib/rancher/k3s/server/db/state.db-shm")?;
-    writeln!(out, "  install -m 600 {path} /var/lib/rancher/k3s/server/db/state.db")?;
-    writeln!(out, "and start it with {configuration}. All revisions are as they were. Keep the old file until the")?;
-    writeln!(out, "new one serves, and then destroy it: it still holds what was written anew.")
+    writeln!(out, "  systemctl stop {unit}")?;
+    writeln!(out, "  rm -f {database}-wal {database}-shm")?;
+    writeln!(out, "  install -m 600 {path} {database}")?;
+    match fitted {
+        Some(fitted) => {
+            installing(out, fitted)?;
+            writeln!(
+                out,
+                "and start it. All revisions are as they were. Keep the old file until the new one serves, and"
+            )?;
+            writeln!(out, "then destroy it: it still holds what was written anew.")
+        }
+        None => {
+            writeln!(
+                out,
+                "and start it with {configuration}. All revisions are as they were. Keep the old file until the"
+            )?;
+            writeln!(out, "new one serves, and then destroy it: it still holds what was written anew.")
+        }
+    }
 }

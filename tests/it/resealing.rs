@@ -1,5 +1,7 @@
 //! `rewrite --distro`: a store of K3s or RKE2 on new keys that says so itself.
 
+mod served;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 

@@ -6,10 +6,11 @@
 //!
 //! A row's `id` is its revision, and its [`Place`] the same number cut in two. What a row keeps of the one before it
 //! (`old_value`, and in deletions of older releases `value`) is a [`Stray`], unless the table still has it as a value: then it is
-//! a copy.
+//! a copy. What free pages, the unused parts of others and the log still have of rows that are gone is one, too (`remains`).
 
 pub mod check;
 mod copy;
+mod remains;
 
 use std::fs::File;
 use std::io;
@@ -31,6 +32,7 @@ use super::snapshot::PassOptions;
 use super::{Fault, FaultKind, Faults, KeyValue, Place, Record, StoreMeta};
 
 use copy::Copied;
+use remains::Leftovers;
 
 /// A row is none that kine writes, or does not follow the rows before it.
 pub const ROW_FAULT: FaultKind = FaultKind::Content("row");
@@ -85,6 +87,10 @@ pub struct KineStore {
     broken: Option<log::Break>,
     /// What a check found. The copy never changes, so that one is enough.
     checked: OnceLock<(Faults, Counts)>,
+    /// The copy and its log as bytes.
+    bytes: (File, Option<File>),
+    /// What is left in them of rows that are gone, once somebody asked; none where it cannot be read.
+    leftovers: OnceLock<Option<Leftovers>>,
 }
 
 impl KineStore {
@@ -107,11 +113,13 @@ impl KineStore {
             database => (database?, None),
         };
         let facts = database.facts()?;
+        let bytes = (File::open(folder.database())?, folder.log()?);
         // From here on the copy is in SQLite's hands only, and ends with them.
         folder.remove()?;
         let meta = StoreMeta { finished_compaction: facts.compacted, ..StoreMeta::default() };
         let database = Mutex::new(database);
-        Ok(Self { database, facts, meta, copied, damage, broken, checked: OnceLock::new() })
+        let (checked, leftovers) = (OnceLock::new(), OnceLock::new());
+        Ok(Self { database, facts, meta, copied, damage, broken, checked, bytes, leftovers })
     }
 
     /// What the database says of itself.
@@ -174,11 +182,34 @@ impl KineStore {
             if let Err(lost) = outcome {
                 faults.push(lost_fault(&lost));
             }
+            if V::STRAYS
+                && let Err(fault) = self.hand_over_leftovers(feeder)
+            {
+                faults.push(fault);
+            }
             // A row that its page has lost is missed only by the indexes.
             faults.append(self.checked().0.clone());
             faults
         });
         (visitors, faults)
+    }
+
+    /// What is left of rows that are gone.
+    fn leftovers(&self) -> Option<&Leftovers> {
+        let find = || {
+            let (file, log) = (&self.bytes.0, self.bytes.1.as_ref());
+            let log = log.map(File::try_clone).transpose()?;
+            Leftovers::find(file.try_clone()?, log, self.facts.page_size, &self.database())
+        };
+        let found = self.leftovers.get_or_init(|| find().inspect_err(|error: &io::Error| tracing::warn!(%error)).ok());
+        found.as_ref()
+    }
+
+    fn hand_over_leftovers(&self, feeder: &mut Feeder) -> Result<(), Fault> {
+        let unread = "what is free in it, and its log, cannot be read for what is left of older rows";
+        let leftovers = self.leftovers().ok_or_else(|| Fault::file(SQLITE_FAULT, unread.to_owned()))?;
+        leftovers.strays(|stray| feeder.stray(stray));
+        Ok(())
     }
 
     /// Gives some keys to `visit`, spread over all revisions.
@@ -201,6 +232,9 @@ impl KineStore {
 
     /// Reads again what a [`Stray`] was found in.
     pub(super) fn stray_at<T>(&self, at: u64, visit: impl FnOnce(KeyValue<'_>) -> T) -> Option<T> {
+        if Leftovers::has(at) {
+            return self.leftovers()?.stray_at(at, visit);
+        }
         let (id, column) = (i64::try_from(at >> 1).ok()?, Column::of(at));
         let read = self.read(id, |row| {
             let (revision, value) = left_behind(row, column);
