@@ -196,8 +196,14 @@ fn role(providers: &[ProviderSpec], number: &str) -> Role {
 fn judge(component: &Component, remarks: &mut Vec<Remark>) {
     let name = &component.name;
     if component.config.is_none() {
-        let text =
-            format!("{name}: its configuration is not known; give the backup's static_kuberesources_*.tar.gz with -c");
+        // OpenShift 4 has a Secret for each key, 3.x none.
+        let file = match component.keys.iter().any(|key| key.secret.is_some()) {
+            true => "the backup's static_kuberesources_*.tar.gz",
+            false => {
+                "the backup's static_kuberesources_*.tar.gz, or of OpenShift 3 the file that master-config.yaml names"
+            }
+        };
+        let text = format!("{name}: its configuration is not known; give {file} with -c");
         remarks.push(Remark::new(Weight::Warning, "status.no-configuration", text));
         return;
     }
@@ -237,6 +243,10 @@ fn judge(component: &Component, remarks: &mut Vec<Remark>) {
                 write.number,
                 values(elsewhere)
             );
+            remarks.push(Remark::new(Weight::Warning, "status.unfinished", text));
+        }
+        (None, false) if elsewhere > 0 => {
+            let text = format!("{name}: {} not on key {}, which writes", values(elsewhere), write.number);
             remarks.push(Remark::new(Weight::Warning, "status.unfinished", text));
         }
         _ => {}
@@ -313,6 +323,14 @@ mod tests {
             ("1", "placeholder", 0, false),
         ];
         assert_eq!((roles.as_slice(), ids.len(), component.mode), (&expected[..], 0, "aescbc"));
+    }
+
+    #[test]
+    fn without_secrets_what_is_not_on_the_writing_key_is_told() {
+        let providers = || vec![cbc("key2"), cbc("key1"), ProviderSpec::Identity];
+        let (component, ids) = judged(providers(), Vec::new(), &[on("key2", 7), on("key1", 1), on("", 2)]);
+        assert_eq!((ids, component.plaintext), (vec!["status.unfinished"], 2));
+        assert_eq!(judged(providers(), Vec::new(), &[on("key2", 7)]).1.len(), 0);
     }
 
     #[test]

@@ -65,6 +65,14 @@ pub enum ResealError {
     /// The record opens, and is none.
     #[error("the bootstrap record opens and cannot be written anew: {0}")]
     Record(#[from] RecordError),
+    /// The servers are another distribution's.
+    #[error("its servers have the annotation of {other}: it is no store of {asked}")]
+    OtherDistro {
+        /// What was asked for.
+        asked: &'static str,
+        /// What they are of.
+        other: &'static str,
+    },
     /// A node cannot be changed.
     #[error("the annotation of node {0} cannot be changed: it is stored in a form that is not known")]
     Node(String),
@@ -159,6 +167,11 @@ fn seal(plain: &[u8], passphrase: &Passphrase) -> Result<Vec<u8>, ResealError> {
 
 /// The annotations of servers.
 fn nodes(gathered: &Gathered, distro: Distro, made: &mut Resealed) -> Result<(), ResealError> {
+    let other = if distro == Distro::Rke2 { Distro::K3s } else { Distro::Rke2 };
+    let any = |distro: Distro| gathered.nodes.iter().any(|node| node.annotation(distro).is_some());
+    if any(other) && !any(distro) {
+        return Err(ResealError::OtherDistro { asked: distro.word(), other: other.word() });
+    }
     for stored in &gathered.servers {
         let Some(node) = node::Node::read(&stored.value) else { continue };
         if node.annotation(distro).is_none_or(|annotation| annotation == made.state) {

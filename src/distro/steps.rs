@@ -170,7 +170,15 @@ fn nodes(facts: &Facts<'_>, remarks: &mut Vec<Remark>) {
     if let Some(error) = secrets_encrypt::hash_error(facts.distro, facts.nodes) {
         let says = |node: &Node| Some(format!("{} at {}", node.name, node.state(facts.distro).ok()?.stage));
         let stages: Vec<_> = servers().filter_map(says).collect();
-        let text = format!("{error} ({}): restart the servers that are behind", stages.join(", "));
+        let in_progress = |node: &Node| {
+            let stage = node.state(facts.distro).ok().and_then(|state| Stage::of(&state.stage));
+            stage.is_some_and(Stage::in_progress)
+        };
+        let advice = match servers().any(in_progress) {
+            true => "one is writing values anew; when it has finished, restart the others",
+            false => "restart the servers that are behind",
+        };
+        let text = format!("{error} ({}): {advice}", stages.join(", "));
         remarks.push(Remark::new(Weight::Error, "status.hash-mismatch", text));
     }
     let bare: Vec<_> =
@@ -232,8 +240,19 @@ fn values(facts: &Facts<'_>, remarks: &mut Vec<Remark>) {
     }
     if facts.plaintext > 0 && !writes_plaintext(providers) {
         let (count, verb) = counted(facts.plaintext, noun);
-        let text = format!("{count} {verb} plaintext although encryption is on; `reencrypt` would encrypt them");
+        // Behind a rotation's other stages `reencrypt` has to be forced, and would take a key away unless it is told not to.
+        let step = if stage == Some(Stage::Rotate) { "reencrypt" } else { "reencrypt --force --skip" };
+        let text = format!("{count} {verb} plaintext although encryption is on; `{step}` would encrypt them");
         remarks.push(Remark::new(Weight::Warning, "status.plaintext", text));
+    }
+    let sealed = facts.keys.iter().filter(|key| key.in_config).map(|key| key.entries).sum();
+    if sealed > 0 && writes_plaintext(providers) {
+        let (count, verb) = counted(sealed, noun);
+        let text = format!(
+            "encryption is off and {count} {verb} still encrypted: none of these keys can go; `reencrypt --force --skip` would \
+             decrypt them"
+        );
+        remarks.push(Remark::new(Weight::Warning, "status.still-encrypted", text));
     }
 }
 
@@ -290,6 +309,11 @@ fn step(facts: &Facts<'_>) -> String {
         return "not to be told without the configuration; give it with -c, or the server's token with --token-file"
             .to_owned();
     };
+    if writes_plaintext(providers) && facts.keys.iter().any(|key| key.in_config && key.entries > 0) {
+        return format!(
+            "restart every server, then `{program} secrets-encrypt reencrypt --force --skip`, which decrypts"
+        );
+    }
     if writes_plaintext(providers) {
         return format!(
             "`{program} secrets-encrypt enable`, restart every server, `{program} secrets-encrypt reencrypt --force --skip`"
@@ -391,6 +415,48 @@ mod tests {
         assert_eq!(ids, ["status.not-rewritten"]);
         let (ids, next) = judged("reencrypt_active", &providers, &keys(90));
         assert_eq!((ids, next.safe), (vec!["status.unfinished"], Some(true)));
+    }
+
+    #[test]
+    fn while_encryption_is_off_and_values_are_encrypted_they_come_first() {
+        let off = [ProviderSpec::Identity, ProviderSpec::AesCbc(vec![key("a")])];
+        let (ids, next) = judged("start", &off, &[used("a", 3, 90, (true, false))]);
+        assert_eq!((ids, next.safe), (vec!["status.still-encrypted"], Some(true)));
+        assert!(next.step.contains("reencrypt --force --skip`, which decrypts"), "{}", next.step);
+        // What the key of the other kind sealed was dropped with it.
+        let (ids, next) = judged("start", &off, &[used("b", 3, 90, (false, false))]);
+        assert_eq!((ids, next.safe), (vec!["status.removed-key"], Some(false)));
+        let (ids, _) = judged("start", &off, &[used("a", 0, 90, (true, false))]);
+        assert_eq!(ids.len(), 0);
+    }
+
+    #[test]
+    fn servers_differ_while_one_of_them_writes_values_anew() {
+        let server = |name: &str, annotation: &str| Node {
+            name: name.to_owned(),
+            control_plane: true,
+            k3s: Some(annotation.to_owned()),
+            ..Node::default()
+        };
+        let said = |first: &str| {
+            let nodes = [server("a", first), server("b", "rotate-00")];
+            let facts = Facts {
+                distro: Distro::K3s,
+                nodes: &nodes,
+                state: None,
+                config: None,
+                recorded: None,
+                saved: None,
+                keys: &[],
+                plaintext: 0,
+                unreadable: 0,
+                whole: true,
+                noun: "Secrets",
+            };
+            judge(&facts, &[]).0.into_iter().map(|remark| remark.text).collect::<Vec<_>>().join("\n")
+        };
+        assert!(said("reencrypt_active-11").ends_with("when it has finished, restart the others"));
+        assert!(said("prepare-11").ends_with("restart the servers that are behind"));
     }
 
     #[test]

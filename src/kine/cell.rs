@@ -44,6 +44,8 @@ pub struct Cell {
     pub at: usize,
     /// The row's id; none where it was written over.
     pub id: Option<i64>,
+    /// The page lists it. What only stands in a page may have been written over in part by what stood there later.
+    pub is_listed: bool,
     header: usize,
     bytes: usize,
     local: usize,
@@ -55,13 +57,14 @@ impl Cell {
     fn listed(page: &[u8], at: usize, usable: usize) -> Option<Self> {
         let (bytes, length) = varint(page.get(at..)?)?;
         let (id, more) = varint(page.get(at + length..)?)?;
-        let cell = Self::record(page, at + length + more, usable, i64::try_from(id).ok())?;
+        let mut cell = Self::record(page, at + length + more, usable)?;
+        (cell.id, cell.is_listed) = (i64::try_from(id).ok(), true);
         (cell.bytes as u64 == bytes).then_some(cell)
     }
 
     /// The cell whose record begins here, if it does.
     fn found(page: &[u8], at: usize, usable: usize) -> Option<Self> {
-        let mut cell = Self::record(page, at, usable, None)?;
+        let mut cell = Self::record(page, at, usable)?;
         let is_whole = usize::from(*page.get(at)?) == cell.header;
         // The header's length is the fourth byte of short cells only.
         if !is_whole && cell.bytes >= 1 << 14 {
@@ -71,7 +74,7 @@ impl Cell {
         Some(cell)
     }
 
-    fn record(page: &[u8], at: usize, usable: usize, id: Option<i64>) -> Option<Self> {
+    fn record(page: &[u8], at: usize, usable: usize) -> Option<Self> {
         let mut types = [0; COLUMNS];
         let (mut header, mut content) = (1, 0);
         for (column, kind) in types.iter_mut().enumerate() {
@@ -83,12 +86,29 @@ impl Cell {
         }
         let bytes = header.checked_add(usize::try_from(content).ok()?)?;
         let local = local_bytes(bytes, usable)?;
-        (at + local <= page.len()).then_some(Self { at, id, header, bytes, local, types })
+        let cell = Self { at, id: None, is_listed: false, header, bytes, local, types };
+        (cell.end() <= page.len()).then_some(cell)
     }
 
     /// Where its bytes in this page end.
     fn end(&self) -> usize {
         self.at + self.local + if self.local < self.bytes { LINK_BYTES } else { 0 }
+    }
+
+    /// Whether its name is text, as far as it is in this page.
+    fn has_name(&self, page: &[u8]) -> bool {
+        let length = self.types.get(1).and_then(|kind| bytes_of(*kind)).and_then(|bytes| usize::try_from(bytes).ok());
+        let start = self.at + self.header;
+        let end = length.map_or(start, |length| start + length).min(self.at + self.local);
+        page.get(start..end).is_some_and(|name| !name.is_empty() && !name.iter().any(u8::is_ascii_control))
+    }
+
+    /// Whether another row begins within it, so that what stands behind its header is not its own.
+    fn is_written_over(&self, page: &[u8], usable: usize) -> bool {
+        let inside = page.get(self.at + 2..self.at + self.local).unwrap_or_default();
+        let zeros = inside.iter().enumerate().filter(|(_, byte)| **byte == 0);
+        let mut others = zeros.filter_map(|(index, _)| Self::found(page, self.at + 1 + index, usable));
+        others.any(|other| other.has_name(page))
     }
 
     /// The whole record; `overflow` gives the usable bytes of a page by its number. None where they do not follow one another.
@@ -187,6 +207,7 @@ fn carve(page: &[u8], range: Range<usize>, usable: usize, visit: &mut impl FnMut
         let Some(next) = rest.iter().position(|byte| *byte == 0) else { return };
         at += next;
         let cell = Cell::found(page, at, usable).filter(|cell| cell.end() <= range.end);
+        let cell = cell.filter(|cell| cell.has_name(page) && !cell.is_written_over(page, usable));
         at = match cell.filter(|cell| visit(cell)) {
             Some(cell) => cell.end(),
             None => at + 1,

@@ -221,11 +221,20 @@ impl Database {
     }
 
     /// Whether a name's rows have these bytes, as a value or as an old one.
-    pub fn has(&self, name: &[u8], value: &[u8]) -> Result<bool, KineError> {
-        let name = ValueRef::Text(name);
-        let has = "SELECT EXISTS (SELECT 1 FROM kine WHERE name = ?1 AND (value = ?2 OR old_value = ?2))";
+    pub fn has_value(&self, name: &[u8], value: &[u8]) -> Result<bool, KineError> {
+        // Somebody may have put it there by hand, as text.
+        let has = "SELECT EXISTS (SELECT 1 FROM kine WHERE name = ?1 \
+                   AND (CAST(value AS BLOB) = ?2 OR CAST(old_value AS BLOB) = ?2))";
         let mut statement = self.connection.prepare_cached(has)?;
-        Ok(statement.query_row((ToSqlOutput::Borrowed(name), value), |row| row.get(0))?)
+        Ok(statement.query_row((text(name), value), |row| row.get(0))?)
+    }
+
+    /// Whether a row is there: by its id, or where that is not known by the row before it, which no two rows of a name have.
+    pub fn has_row(&self, id: Option<i64>, row: &Row<'_>) -> Result<bool, KineError> {
+        let (column, number) = id.map_or(("prev_revision", row.prev_revision), |id| ("id", id));
+        let has = format!("SELECT EXISTS (SELECT 1 FROM kine WHERE name = ?1 AND {column} = ?2)");
+        let mut statement = self.connection.prepare_cached(&has)?;
+        Ok(statement.query_row((text(row.name), number), |row| row.get(0))?)
     }
 
     /// How many rows there are.
@@ -253,6 +262,11 @@ impl Database {
         }
         Ok(())
     }
+}
+
+/// A name as kine binds it.
+fn text(name: &[u8]) -> ToSqlOutput<'_> {
+    ToSqlOutput::Borrowed(ValueRef::Text(name))
 }
 
 /// A path within a URI.

@@ -9,7 +9,8 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use sha2::{Digest, Sha256};
 
-use super::program::{argument, atrest, audit, cell, temporary};
+use super::bootstrap;
+use super::program::{argument, atrest, audit, cell, private, temporary};
 use super::servers::{Release, Server, copy_folder};
 
 fn key(name: &str) -> String {
@@ -208,5 +209,44 @@ fn a_running_server_is_noticed_and_not_held_up() {
         let mut server = server;
         server.kill();
         assert!(!ids(&server.data()).contains(&"file.in-use".to_owned()));
+    }
+}
+
+#[test]
+fn a_record_that_only_the_log_has_gives_its_configuration_and_its_status() {
+    let (old, new) = (("aescbckey", 1), ("aescbckey-2026-11-20T10:11:12Z", 2));
+    let text = |keys: &[_]| bootstrap::config(&[bootstrap::provider("aescbc", keys), bootstrap::identity()]);
+    let (first, second) = (text(&[old]), text(&[new]));
+    let record = |text: &str, stage: &str, time: &str| {
+        bootstrap::record("pass", text, &bootstrap::state(stage, text), time).into_bytes()
+    };
+    let node =
+        |text: &str, stage: &str| bootstrap::node(1, "server-1", "k3s", Some(&bootstrap::state(stage, text))).value;
+    for release in super::RELEASES {
+        let mut server = Server::lagging(release);
+        server.put(bootstrap::record_key("pass"), &record(&first, "start", "2026-10-01T00:00:00Z"));
+        server.put("/registry/minions/server-1", &node(&first, "start"));
+        server.put(key("s-1"), &bootstrap::cbc(1, "s-1", old).value);
+        server.put(bootstrap::record_key("pass"), &record(&second, "reencrypt_finished", "2026-11-01T00:00:00Z"));
+        server.put("/registry/minions/server-1", &node(&second, "reencrypt_finished"));
+        server.put(key("s-2"), &bootstrap::cbc(1, "s-2", new).value);
+        server.kill();
+        let (folder, data) = (temporary(), server.data());
+        let alone = atrest(&["recover-config", argument(&server.database())]);
+        assert!(alone.failed(3).contains("no bootstrap record"), "it is only in the log: {}", alone.err);
+        let token = private(&folder, "token", bootstrap::token("server", "pass").as_bytes());
+        let out = folder.path().join("recovered.json");
+        let how = ["--token-file", &token, "-o", argument(&out), "--report", "json"];
+        let document = atrest(&[&["recover-config", argument(&data)][..], &how].concat()).json();
+        let found = document["configurations"].as_array().unwrap();
+        let standings: Vec<_> = found.iter().map(|one| one["standing"].as_str().unwrap()).collect();
+        assert_eq!(standings, ["entry", "history"], "{document:#}");
+        assert_eq!(document["added_keys"][0]["key_name"], "aescbckey");
+        let audited = atrest(&["audit", argument(&data), "-c", argument(&out), "-o", "json"]).json();
+        assert_eq!(audited["totals"]["unreadable"], 0, "{audited:#}");
+        let run = atrest(&["status", argument(&data), "--token-file", &token]);
+        let sentence = "reencrypt_finished, but 1 Secret is on the key that was removed (aescbc/aescbckey)\n";
+        assert!(run.code == 1 && run.text().contains(sentence), "{}", run.text());
+        assert!(run.text().starts_with("Encryption Status: Enabled\nCurrent Rotation Stage: reencrypt_finished\n"));
     }
 }

@@ -1,5 +1,7 @@
 //! `rewrite --distro`: a store of K3s or RKE2 on new keys that says so itself.
 
+#[cfg(feature = "kine")]
+mod kine;
 mod served;
 
 use std::fs;
@@ -138,6 +140,14 @@ fn what_k3s_cannot_take_is_refused() {
     rewrite(&source, &to, &out, &["-c", &plain, "--distro", "k3s", "--token-file", &wrong]).failed(3);
     rewrite(&source, &to, &out, &["-c", &plain, "--distro", "k3s"]).failed(2);
     assert!(!fs::exists(&out).unwrap());
+    // The annotations of one distribution are not the other's.
+    let puts = [
+        Put::new(2, record_key("pass"), record("pass", &old, &state("start", &old), "2026-10-01T00:00:00Z")),
+        node(3, "a", "rke2", Some(&state("start", &old))),
+    ];
+    let other = store(&folder, "rke2.db", &puts, &[]);
+    let run = rewrite(&other, &to, &out, &["--distro", "k3s", "--token-file", &token]);
+    assert!(run.failed(4).contains("the annotation of rke2"), "{}", run.err);
     // Without --distro the store's own record still stands in the way.
     rewrite(&source, &to, &out, &["-c", &plain]);
     assert!(!fs::exists(&out).unwrap());

@@ -1,7 +1,8 @@
 //! What is left in a kine store of values that its table has no more.
 //!
 //! Whole rows are taken from pages of every age ([`crate::kine::remains`]); what the table still has under the same name, as a value
-//! or an old value, is none of it. A value counts once, whatever number of pages it is on.
+//! or an old value, is none of it. A value counts once, whatever number of pages it is on. Where a page only has the bytes of a row
+//! that is still in the table, it is passed over: SQLite moves cells, and lets others overwrite a part of what it leaves behind.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -27,6 +28,7 @@ struct Left {
     column: Column,
     /// 0 where the row's id is lost.
     main: i64,
+    is_listed: bool,
 }
 
 /// All that is left.
@@ -44,8 +46,12 @@ impl Leftovers {
         let mut known: HashMap<u128, Option<usize>> = HashMap::new();
         let mut left: Vec<Left> = Vec::new();
         remains.rows(&mut |spot, cell, row| {
+            // Where the table cannot say, it does not give it either.
+            if !cell.is_listed && database.has_row(cell.id, row).unwrap_or(false) {
+                return;
+            }
             for (column, main, value) in values(row, cell.id) {
-                let new = Left { spot, column, main };
+                let new = Left { spot, column, main, is_listed: cell.is_listed };
                 match known.entry(key.digest_of(row.name, value)) {
                     Entry::Occupied(known) => {
                         // Of two copies that one is better whose revision is known.
@@ -55,8 +61,7 @@ impl Leftovers {
                         }
                     }
                     Entry::Vacant(place) => {
-                        // Where the table cannot say, it does not give it either.
-                        let is_there = database.has(row.name, value).unwrap_or(false);
+                        let is_there = database.has_value(row.name, value).unwrap_or(false);
                         place.insert((!is_there).then_some(left.len()));
                         if !is_there {
                             left.push(new);
@@ -65,6 +70,8 @@ impl Leftovers {
                 }
             }
         })?;
+        // Of one revision the first counts.
+        left.sort_by_key(|left| !left.is_listed);
         Ok(Self { remains, left })
     }
 
