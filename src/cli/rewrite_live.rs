@@ -19,6 +19,7 @@ use crate::report::live_rewrite::{Facts, json, text};
 use crate::report::text::{grouped, harmless, key};
 use crate::rewrite::decide::{NO_REPLACEMENTS, Policy, Stays};
 use crate::rewrite::live::journal::Journal;
+use crate::rewrite::live::kept::Kept;
 use crate::rewrite::live::keyspace::{Fault, Keyspace};
 use crate::rewrite::live::pace::{Pace, Patience};
 use crate::rewrite::live::plan::{Plan, plan};
@@ -44,6 +45,9 @@ use super::rewrite::{self as command, Asked, Report};
 
 /// The most changes of a transaction where nobody is in a hurry: no watcher gets more at once.
 const CALM_CHANGES: u64 = 128;
+
+/// Values that would wait longer for their turn are read again then.
+const KEPT_SECONDS: u64 = 60;
 
 /// What only a running store takes.
 #[derive(Debug, Args)]
@@ -132,7 +136,7 @@ pub fn run(args: &command::Args, selection: &[String], global: &GlobalArgs) -> R
         Wanted { args, current: &current, deks: &deks, selected: selected.as_ref(), interrupted: &interrupted };
     let Store::Live(connected) = &store else { return Err(Failure::input("is no running store").about(&endpoints)) };
     let server = Server::new(connected.live());
-    let planned = wanted.plan(&server, &target, roots, global).map_err(|failure| failure.about(&endpoints))?;
+    let mut planned = wanted.plan(&server, &target, roots, global).map_err(|failure| failure.about(&endpoints))?;
     let mut telling = Telling { args, endpoints: &endpoints, done: Vec::new(), left: Vec::new(), interrupted: false };
     say_costs(&minting, &target, &planned.plan, args);
     if planned.obstacle.is_some() || !live.confirm {
@@ -143,7 +147,8 @@ pub fn run(args: &command::Args, selection: &[String], global: &GlobalArgs) -> R
         telling.done.push(snapshot(connected.live(), path, args, global)?);
     }
     mint(&minting, &planned.plan, &mut target, args, global)?;
-    let outcome = wanted.rewrite((&server, &target), &planned, journal.as_ref(), global)?;
+    let kept = kept(&mut planned.plan, live.rate);
+    let outcome = wanted.rewrite((&server, &target), (&planned, kept), journal.as_ref(), global)?;
     telling.interrupted = interrupted.load(Ordering::Relaxed);
     if outcome.proved() {
         afterwards(&mut telling, &server, &target, global);
@@ -208,7 +213,8 @@ impl Wanted<'_> {
         let (kinds, patience) = (Kinds::default(), self.patience());
         let progress = Progress::count(global, "planning", 0);
         let transform = |roots, kinds| self.transform(target, (roots, kinds, digests), renew);
-        let planned = plan((server, &patience), &kinds, roots, transform, &|entries| progress.add(entries));
+        let wanted = (roots, self.args.live.confirm);
+        let planned = plan((server, &patience), &kinds, wanted, transform, &|entries| progress.add(entries));
         drop(progress);
         let (plan, roots) = planned.map_err(stopped)?;
         let (mut members, mut notes) = (Vec::new(), Vec::new());
@@ -258,7 +264,7 @@ impl Wanted<'_> {
     fn rewrite(
         &self,
         (server, target): (&Server<'_>, &Target),
-        planned: &Planned,
+        (planned, kept): (&Planned, Option<Kept>),
         journal: Option<&Journal>,
         global: &GlobalArgs,
     ) -> Result<Outcome, Failure> {
@@ -271,6 +277,7 @@ impl Wanted<'_> {
             keyspace: server,
             pace: &pace,
             patience: &patience,
+            outline: &planned.plan.outline,
             journal,
             name: |bytes| key(bytes).into_owned(),
             most: live.most_changes().min(server.most_changes()),
@@ -280,7 +287,7 @@ impl Wanted<'_> {
         let renew = if self.args.all { planned.plan.pins.newest() } else { 0 };
         let with = || (planned.roots.clone(), &kinds, planned.digests);
         let (first, rest) = (self.transform(target, with(), renew), self.transform(target, with(), 0));
-        let outcome = rewrite(&writing, &first, &rest);
+        let outcome = rewrite(&writing, &first, &rest, kept);
         outcome.map_err(|error| Failure::refused(format!("what was done cannot be noted: {error}")))
     }
 }
@@ -410,6 +417,12 @@ fn defragment(telling: &mut Telling<'_>, server: &Server<'_>, wanted: bool, glob
     for (_, name) in missing.filter(|_| wanted) {
         telling.left.push(format!("Defragment {}, whose endpoint was not given.", harmless(&name)));
     }
+}
+
+/// What the plan put aside for the writing, unless much of it would be old when its turn comes.
+fn kept(plan: &mut Plan, rate: u64) -> Option<Kept> {
+    let seconds = plan.rewritten.checked_div(rate).unwrap_or(0);
+    plan.kept.take().filter(|_| seconds <= KEPT_SECONDS)
 }
 
 fn open_journal(path: &Path) -> Result<Journal, Failure> {

@@ -17,8 +17,9 @@ mod segments;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::live::client::GetOptions;
-use crate::live::{Kind, Live, Unanswered};
+use crate::etcd::span::{FIRST_KEY, NO_END, behind_parts, farther_ends};
+use crate::live::client::{GetOptions, GetResponse};
+use crate::live::{Kind, Live, Member, Unanswered};
 
 use super::scan::Visitor;
 use super::snapshot::{PassOptions, ReadError};
@@ -27,17 +28,14 @@ use super::{KeyValue, Place, StoreMeta, feed};
 
 use scan::Scan;
 
-/// The end of a range that has none, as etcd has it.
-const NO_END: &[u8] = b"\0";
-
-/// The first key that can be.
-const FIRST_KEY: &[u8] = b"\0";
-
 /// What kine lists: it knows prefixes, and keeps nothing of Kubernetes' outside this one.
 const KINE_RANGE: (&[u8], &[u8]) = (b"/", b"0");
 
 /// Keys that are taken together from one place when a sample is wanted.
 const SAMPLED_KEYS: i64 = 32;
+
+/// Parts of a key, between slashes, that make such a place.
+const SAMPLED_PARTS: usize = 2;
 
 /// How many prefixes a sample looks into.
 const SAMPLED_PREFIXES: usize = 24;
@@ -166,10 +164,10 @@ impl LiveStore {
 
     /// Fixes the revision to read: the one that was asked for, or what a quorum says that it is now.
     async fn fix(&self, asked: Option<i64>) -> Result<i64, Unanswered> {
-        let (from, end) = self.everything();
-        let options = GetOptions::new().with_range(end).with_limit(1).with_revision(asked.unwrap_or(0));
-        let options = if self.is_kine() { options } else { options.with_keys_only() };
-        let answer = self.live.cluster().ask(async |member| member.range(from.to_vec(), options.clone(), true).await);
+        // Any key will do. One alone has nothing counted.
+        let (key, _) = self.everything();
+        let options = GetOptions::new().with_revision(asked.unwrap_or(0));
+        let answer = self.live.cluster().ask(async |member| member.range(key.to_vec(), options.clone(), true).await);
         let now = answer.await?.header().map_or(0, |header| header.revision());
         Ok(asked.unwrap_or(now))
     }
@@ -184,22 +182,33 @@ impl LiveStore {
     /// Gives keys from all over the store to `visit`: some of each of the first prefixes, as far as two slashes reach.
     pub(super) fn sample(&self, index: &LiveIndex, mut visit: impl FnMut(&[u8])) {
         let (from, end) = self.everything();
-        let mut from = from.to_vec();
+        let (mut from, mut ends) = (from.to_vec(), vec![end.to_vec()]);
         for _ in 0..SAMPLED_PREFIXES {
-            let limit = usize::try_from(SAMPLED_KEYS).unwrap_or(1);
-            let options = self.options(end, limit, index.revision);
-            let options = if self.is_kine() { options } else { options.with_keys_only() };
-            let asked =
-                self.live.cluster().ask(async |member| member.range(from.clone(), options.clone(), false).await);
             // What is not sampled now is met in the scan.
-            let Ok(answer) = self.live.run(asked) else { return };
+            let Some(answer) = self.next_keys(&from, &ends, index.revision) else { return };
             answer.kvs().iter().for_each(|kv| visit(kv.key()));
-            let Some(last) = answer.kvs().last().filter(|_| answer.more()) else { return };
-            from = behind_prefix(last.key());
+            let Some(last) = answer.kvs().last() else { return };
+            from = behind_parts(last.key(), SAMPLED_PARTS);
             if from.is_empty() || self.is_kine() {
                 return;
             }
+            ends = farther_ends(&from);
         }
+    }
+
+    /// The next keys from `from` on, looked for up to one end after the other.
+    fn next_keys(&self, from: &[u8], ends: &[Vec<u8>], revision: i64) -> Option<GetResponse> {
+        let limit = usize::try_from(SAMPLED_KEYS).unwrap_or(1);
+        for end in ends {
+            let options = self.options(end, limit, revision);
+            let options = if self.is_kine() { options } else { options.with_keys_only() };
+            let range = async |member: &Member| member.range(from.to_vec(), options.clone(), false).await;
+            let answer = self.live.run(self.live.cluster().ask(range)).ok()?;
+            if !answer.kvs().is_empty() {
+                return Some(answer);
+            }
+        }
+        None
     }
 
     /// Reads records again, at places that ascend.
@@ -226,21 +235,6 @@ impl LiveStore {
     }
 }
 
-/// The first key behind all that have the same first two parts: behind `/registry/pods/a/b` comes `/registry/pods0`.
-fn behind_prefix(key: &[u8]) -> Vec<u8> {
-    let slashes = key.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
-    let cut = slashes.skip(usize::from(key.first() == Some(&b'/'))).nth(1);
-    let mut prefix = cut.and_then(|cut| key.get(..=cut)).unwrap_or(key).to_vec();
-    // The smallest key that is greater than all with this prefix.
-    while let Some(last) = prefix.pop() {
-        if let Some(next) = last.checked_add(1) {
-            prefix.push(next);
-            break;
-        }
-    }
-    prefix
-}
-
 fn key_value(kv: &crate::live::client::KeyValue) -> KeyValue<'_> {
     KeyValue {
         key: kv.key(),
@@ -249,19 +243,5 @@ fn key_value(kv: &crate::live::client::KeyValue) -> KeyValue<'_> {
         mod_revision: kv.mod_revision(),
         version: kv.version(),
         lease: kv.lease(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sample_goes_on_behind_the_first_two_parts_of_a_key() {
-        assert_eq!(behind_prefix(b"/registry/pods/a/b"), b"/registry/pods0");
-        assert_eq!(behind_prefix(b"registry/pods/a"), b"registry/pods0");
-        assert_eq!(behind_prefix(b"compact_rev_key"), b"compact_rev_kez");
-        assert_eq!(behind_prefix(b"a\xff\xff"), b"b");
-        assert_eq!(behind_prefix(b"\xff"), b"");
     }
 }

@@ -5,7 +5,7 @@ mod connect;
 mod faults;
 mod members;
 mod proxy;
-mod server;
+pub mod server;
 mod snapshot;
 mod tls;
 mod users;

@@ -1,8 +1,10 @@
 //! Rewrites of running servers: while others write, while they are killed and cut off, and where the server refuses.
 
+mod cluster;
 mod crowd;
 mod proxy;
 mod store;
+mod streams;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -18,6 +20,7 @@ use super::servers::{Release, Server};
 use crowd::Crowd;
 use proxy::Proxy;
 use store::{Keys, Store, key};
+use streams::Streams;
 
 /// Runs a rewrite of a running store with a report as JSON.
 fn rewrite(endpoint: &str, keys: &Keys, more: &[&str]) -> (Run, Value) {
@@ -111,7 +114,7 @@ fn everything_is_written_anew_proved_compacted_and_defragmented() {
 
 #[test]
 fn eight_writers_lose_nothing_while_rewrites_are_killed_stopped_and_cut_off() {
-    let seconds = std::env::var("ATREST_TEST_CROWD_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(8);
+    let seconds = std::env::var("ATREST_TEST_CROWD_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(30);
     let (folder, server) = (temporary(), Server::start(Release::V3_5));
     let keys = Keys::new(&folder);
     Store::connect(&server.endpoint()).fill(&keys, 4000);
@@ -139,7 +142,7 @@ fn eight_writers_lose_nothing_while_rewrites_are_killed_stopped_and_cut_off() {
         runs += 1;
     }
     let last = crowd.stop();
-    assert!(runs >= 4 && proxy.cuts() > 0, "{runs} runs, {} cuts", proxy.cuts());
+    assert!(runs >= 5 && proxy.cuts() > 0, "{runs} runs, {} cuts", proxy.cuts());
     // One more through the proxy, which goes on cutting, and it still comes to its end.
     let report = proved(&proxy.endpoint(), &keys, &["--patience", "30"]);
     assert_eq!(report["live"]["outcome"]["proof"]["stale"].as_u64(), Some(0), "{report}");
@@ -206,6 +209,44 @@ fn values_above_the_servers_limit_are_named_and_everything_else_is_written() {
     assert_eq!((outcome["written"].as_u64(), outcome["refused_count"].as_u64()), (Some(50), Some(1)), "{report}");
     assert_eq!(outcome["refused"][0]["key"], "/registry/secrets/default/large");
     assert!(outcome["refused"][0]["why"].as_str().unwrap().contains("--max-request-bytes"), "{outcome}");
+}
+
+#[test]
+fn values_of_almost_the_servers_limit_go_with_others_as_far_as_they_fit() {
+    let (folder, server) = (temporary(), Server::start(Release::V3_5));
+    let keys = Keys::new(&folder);
+    let store = Store::connect(&server.endpoint());
+    store.fill(&keys, 300);
+    let large: Vec<_> =
+        (0..24).map(|number| (key(&format!("s{number}-large")), "x".repeat(1_400_000 - number))).collect();
+    for (key, data) in &large {
+        store.put(&keys, key, data, 0);
+    }
+    let report = proved(&server.endpoint(), &keys, &[]);
+    let outcome = &report["live"]["outcome"];
+    assert_eq!((outcome["written"].as_u64(), outcome["proof"]["ours"].as_u64()), (Some(324), Some(324)), "{report}");
+    store.holds(&keys.new_only, (0..300).map(|number| (key(&format!("s{number}")), format!("s{number}"))));
+    store.holds(&keys.new_only, large);
+    assert!(server.all().iter().all(|entry| entry.version == 2));
+}
+
+#[test]
+fn streams_that_a_proxy_closes_leave_no_doubt_about_what_was_written() {
+    let (folder, server) = (temporary(), Server::start(Release::V3_5));
+    let keys = Keys::new(&folder);
+    let store = Store::connect(&server.endpoint());
+    store.fill(&keys, 4000);
+    let proxy = Streams::start(&server.endpoint(), 4);
+    let report = proved(&proxy.endpoint(), &keys, &["--patience", "30"]);
+    let outcome = &report["live"]["outcome"];
+    assert!(proxy.closed() > 5, "{} streams closed", proxy.closed());
+    // Transactions were carried out whose answers did not come, and none of them was carried out twice.
+    assert!(outcome["found_written"].as_u64().is_some_and(|found| found > 0), "{report}");
+    assert_eq!((outcome["written"].as_u64(), outcome["proof"]["ours"].as_u64()), (Some(4000), Some(4000)), "{report}");
+    assert!(server.all().iter().all(|entry| entry.version == 2));
+    store.holds(&keys.new_only, (0..4000).map(|number| (key(&format!("s{number}")), format!("s{number}"))));
+    let run = atrest(&["audit", "--endpoints", &proxy.endpoint(), "-c", &keys.new_alone, "-o", "json"]);
+    assert_eq!((run.code, run.json()["totals"]["readable"].as_u64()), (0, Some(4000)), "{}{}", run.err, run.text());
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use super::apiserver::{CONFIG_MAPS, SECRETS, WIDGETS, config, define_widgets, keys, populate};
 use super::built::{Running, built, free_port};
@@ -83,17 +84,28 @@ fn a_kube_apiserver_serves_every_object_while_its_store_is_rewritten_and_then_wi
 
 #[test]
 fn kine_is_rewritten_one_value_at_a_time_and_keeps_its_leases() {
-    let (folder, port) = (temporary(), free_port());
+    let (folder, endpoint) = (temporary(), format!("127.0.0.1:{}", free_port()));
+    rewritten_behind_kine(&folder, &endpoint);
+}
+
+/// As K3s has it.
+#[test]
+fn kine_behind_a_socket_is_rewritten_as_well() {
+    let folder = temporary();
+    let endpoint = format!("unix://{}", folder.path().join("kine.sock").display());
+    rewritten_behind_kine(&folder, &endpoint);
+}
+
+fn rewritten_behind_kine(folder: &TempDir, endpoint: &str) {
     let database = folder.path().join("state.db");
     let mut command = Command::new(built("kine"));
     command
-        .args(["--listen-address", &format!("127.0.0.1:{port}"), "--endpoint"])
+        .args(["--listen-address", endpoint, "--metrics-bind-address", "0", "--endpoint"])
         .arg(format!("sqlite://{}?_journal=WAL&cache=shared&_busy_timeout=30000", database.display()));
     let mut kine = Running::start(&mut command, folder.path().join("log"));
-    let endpoint = format!("127.0.0.1:{port}");
     let control = |arguments: &[&str]| {
         let mut command = Command::new(Release::V3_6.program("etcdctl"));
-        command.args(["--endpoints", &endpoint]).args(arguments);
+        command.args(["--endpoints", endpoint]).args(arguments);
         command
     };
     kine.wait_until("kine answers", || {
@@ -106,19 +118,19 @@ fn kine_is_rewritten_one_value_at_a_time_and_keeps_its_leases() {
     }
     let (first, second) = (keys("aescbc", "key1"), keys("secretbox", "key2"));
     let identity = json!({"identity": {}});
-    let none = config(&folder, "none.json", &[&identity]);
-    let cbc = config(&folder, "cbc.json", &[&first, &identity]);
-    let boxed = config(&folder, "box.json", &[&second]);
-    let report = proved(&endpoint, &none, &cbc, &["--rate", "0"]);
+    let none = config(folder, "none.json", &[&identity]);
+    let cbc = config(folder, "cbc.json", &[&first, &identity]);
+    let boxed = config(folder, "box.json", &[&second]);
+    let report = proved(endpoint, &none, &cbc, &["--rate", "0"]);
     assert_eq!(report["live"]["outcome"]["written"], 200, "{report}");
-    let report = proved(&endpoint, &cbc, &boxed, &["--rate", "0", "--compact"]);
+    let report = proved(endpoint, &cbc, &boxed, &["--rate", "0", "--compact"]);
     assert_eq!(report["live"]["outcome"]["written"], 200, "{report}");
     let all = output(control(&["get", "--prefix", "/registry/secrets/", "-w", "json"]));
     let all: Value = serde_json::from_slice(&all).expect("etcdctl writes JSON");
     let entries = all["kvs"].as_array().expect("entries");
     let leased = entries.iter().filter(|entry| entry["lease"].as_i64().is_some_and(|lease| lease != 0));
     assert_eq!((entries.len(), leased.count()), (200, 4));
-    let run = atrest(&["audit", "--endpoints", &endpoint, "-c", argument(&boxed), "-o", "json", "-q"]);
+    let run = atrest(&["audit", "--endpoints", endpoint, "-c", argument(&boxed), "-o", "json", "-q"]);
     let document: Value = serde_json::from_slice(&run.out).unwrap_or_else(|_| panic!("{}", run.err));
     let totals = ["encrypted", "stale", "unreadable"].map(|field| document["totals"][field].as_u64());
     assert_eq!(totals, [Some(200), Some(0), Some(0)], "{document}");

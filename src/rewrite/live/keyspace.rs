@@ -30,6 +30,8 @@ pub struct Page {
     pub revision: i64,
     /// Whether there are entries behind these.
     pub more: bool,
+    /// How many entries the range has, these and those behind them.
+    pub count: u64,
 }
 
 /// A value that is to take another one's place.
@@ -47,12 +49,16 @@ pub struct Change {
 
 /// A running store.
 pub trait Keyspace: Sync {
-    /// The entries from a key on, at a revision (0 for now).
+    /// The first entries of a range, given by its first key and the first one behind it
+    /// ([`NO_END`](crate::etcd::span::NO_END) for none), at a revision; at 0 as a majority of the members knows them now.
     ///
     /// # Errors
     ///
     /// [`Fault`].
-    fn page(&self, from: &[u8], revision: i64, limit: i64) -> Result<Page, Fault>;
+    fn page(&self, range: (&[u8], &[u8]), revision: i64, limit: i64) -> Result<Page, Fault>;
+
+    /// Whether it takes ranges of any kind, or only one of everything.
+    fn takes_ranges(&self) -> bool;
 
     /// A key's entry as a majority of the members knows it.
     ///

@@ -3,18 +3,23 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::etcd::span::{FIRST_KEY, NO_END, behind_parts, farther_ends};
 use crate::kube::key::Roots;
 use crate::kube::roots::RootFinder;
+use crate::source::trace::TraceKey;
 
 use super::super::judging::{Inside, Refused};
 use super::super::seal::MakeError;
 use super::super::tally::{Count, Kind, Kinds};
-use super::keyspace::{Entry, Fault, FaultKind, Keyspace};
+use super::kept::{Kept, Spool};
+use super::keyspace::{Entry, Fault, Keyspace};
 use super::ordered::ordered;
+use super::outline::Outline;
 use super::pace::Patience;
-use super::pages::{Pages, Pins};
+use super::pages::{Pages, Pins, ReadPage, Reading};
 use super::settle::Stop;
 use super::transform::{Fate, Judged, Transform, Worker};
+use super::witness::Witness;
 
 /// Refused entries that are named; of more only the number is told.
 const NAMED_REFUSED: usize = 1000;
@@ -26,7 +31,7 @@ const RECORD_BYTES: u64 = 17 + 16 + 40;
 const FILLED: u64 = 90;
 
 /// What a pass over all entries gave.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Plan {
     /// What becomes of how many.
     pub rows: Vec<(Kind, Count)>,
@@ -44,6 +49,10 @@ pub struct Plan {
     pub moves: bool,
     /// At which revisions it was read.
     pub pins: Pins,
+    /// In which ranges.
+    pub outline: Outline,
+    /// What was put aside for the writing, where that was wanted and could be done.
+    pub kept: Option<Kept>,
     /// A key looks like an object's below a root that is not known.
     pub(super) unlisted: bool,
 }
@@ -55,48 +64,58 @@ pub(super) struct JudgedPage {
     pub unlisted: bool,
 }
 
+/// Whom to ask, how long to wait, and in which ranges to read.
+pub struct Asked<'a, K: ?Sized> {
+    /// The store.
+    pub keyspace: &'a K,
+    /// How long to wait for answers, and whether somebody interrupts.
+    pub patience: &'a Patience<'a>,
+    /// In which ranges it is read.
+    pub outline: &'a Outline,
+}
+
 /// Judges every entry, `seal` with what takes its place, and gives each page in the order of keys to `take` until that says no.
 pub(super) fn sweep<K: Keyspace + ?Sized>(
-    (keyspace, patience): (&K, &Patience<'_>),
+    asked: &Asked<'_, K>,
     transform: &Transform<'_>,
     seal: bool,
-    mut take: impl FnMut(JudgedPage, &Pins) -> Result<bool, Stop>,
+    mut take: impl FnMut(JudgedPage) -> Result<bool, Stop>,
 ) -> Result<Pins, Stop> {
-    let pages = Mutex::new(Pages::new(keyspace, patience));
+    let Asked { keyspace, patience, outline } = *asked;
     let failed: Mutex<Option<Fault>> = Mutex::new(None);
-    let lock = || pages.lock().unwrap_or_else(PoisonError::into_inner);
-    let next = || {
-        if patience.interrupted.load(Ordering::Relaxed) {
-            return None;
-        }
-        let mut pages = lock();
-        match pages.next_entries() {
-            Ok(entries) => entries.map(|entries| (entries, pages.pins().clone())),
-            Err(fault) => {
+    let work = |worker: &mut Worker<'_>, page: ReadPage| -> Result<_, MakeError> {
+        let place = page.place();
+        let judge = |entry: Entry| worker.judge(&entry, seal).map(|judged| (entry, judged));
+        let entries = page.entries.into_iter().map(judge).collect::<Result<_, _>>()?;
+        Ok((place, JudgedPage { entries, inside: worker.inside, unlisted: worker.unlisted }))
+    };
+    let (mut outcome, mut pins) = (Ok(()), Pins::default());
+    Reading::new(keyspace, patience).in_order(outline, |next_page| {
+        let next = || {
+            if patience.interrupted.load(Ordering::Relaxed) {
+                return None;
+            }
+            next_page().unwrap_or_else(|fault| {
                 *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
                 None
-            }
-        }
-    };
-    let work = |worker: &mut Worker<'_>, (entries, pins): (Vec<Entry>, Pins)| -> Result<_, MakeError> {
-        let judge = |entry: Entry| worker.judge(&entry, seal).map(|judged| (entry, judged));
-        let entries = entries.into_iter().map(judge).collect::<Result<_, _>>()?;
-        Ok((JudgedPage { entries, inside: worker.inside, unlisted: worker.unlisted }, pins))
-    };
-    let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get());
-    let mut outcome = Ok(());
-    ordered(
-        threads,
-        next,
-        || Worker::new(transform),
-        work,
-        |page| {
-            let taken = page.map_err(Stop::from).and_then(|(page, pins)| take(page, &pins));
-            let goes_on = matches!(taken, Ok(true));
-            outcome = taken.map(drop);
-            goes_on
-        },
-    );
+            })
+        };
+        ordered(
+            threads(),
+            next,
+            || Worker::new(transform),
+            work,
+            |page| {
+                let taken = page.map_err(Stop::from).and_then(|(place, page)| {
+                    pins.note(place);
+                    take(page)
+                });
+                let goes_on = matches!(taken, Ok(true));
+                outcome = taken.map(drop);
+                goes_on
+            },
+        );
+    });
     outcome?;
     if let Some(fault) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(fault.into());
@@ -104,38 +123,47 @@ pub(super) fn sweep<K: Keyspace + ?Sized>(
     if patience.interrupted.load(Ordering::Relaxed) {
         return Err(Stop::Interrupted);
     }
-    Ok(pages.into_inner().unwrap_or_else(PoisonError::into_inner).pins().clone())
+    Ok(pins)
+}
+
+/// As many workers as there are processors.
+pub(super) fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |threads| threads.get())
 }
 
 /// Reads everything and judges it. `transform` makes what is judged by, with the roots; they are found where none are given.
+/// With `keeps` what is to be written anew is put aside, so that it need not be read again at once.
 ///
 /// # Errors
 ///
 /// [`Stop`].
 pub fn plan<'t, K: Keyspace + ?Sized>(
-    asked: (&K, &Patience<'_>),
+    (keyspace, patience): (&K, &Patience<'_>),
     kinds: &'t Kinds,
-    given: Option<Roots>,
+    (given, keeps): (Option<Roots>, bool),
     transform: impl Fn(Arc<Roots>, &'t Kinds) -> Transform<'t>,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<(Plan, Arc<Roots>), Stop> {
     let is_given = given.is_some();
     let mut roots = match given {
         Some(roots) => roots,
-        None => sampled_roots(asked.0, asked.1)?,
+        None => sampled_roots(&Reading::new(keyspace, patience))?,
     };
+    let outline = Outline::draw(&Reading::new(keyspace, patience))?;
     loop {
         let shared = Arc::new(roots);
         let judged = transform(shared.clone(), kinds);
         let mut plan = Plan::default();
         let mut counts: Vec<u64> = Vec::new();
-        let pins = sweep(asked, &judged, false, |page, _| {
+        let mut keeper = if keeps { Keeper::new(judged.digests) } else { Keeper(None) };
+        let pins = sweep(&Asked { keyspace, patience, outline: &outline }, &judged, false, |page| {
             progress(page.entries.len() as u64);
+            keeper.keep(&page);
             plan.add(page, &mut counts);
             Ok(true)
         })?;
         if plan.unlisted && !is_given {
-            roots = all_roots(asked.0, asked.1)?;
+            roots = all_roots(&Reading::new(keyspace, patience))?;
             // It may be somebody else's key after all; then these are the roots.
             if roots.iter().eq(shared.iter()) {
                 plan.unlisted = false;
@@ -144,7 +172,9 @@ pub fn plan<'t, K: Keyspace + ?Sized>(
                 continue;
             }
         }
+        plan.kept = keeper.finish(&pins);
         plan.pins = pins;
+        plan.outline = outline;
         let count = |(kind, count)| (kind, Count { entries: count, ..Count::default() });
         plan.rows = kinds.table().into_iter().zip(counts).filter(|(_, count)| *count > 0).map(count).collect();
         plan.rows.sort_by(|(one, _), (other, _)| one.cmp(other));
@@ -183,40 +213,70 @@ impl Plan {
     }
 }
 
-/// The roots as far as some keys tell: the first ones of each folder, down to the names of namespaces.
-fn sampled_roots<K: Keyspace + ?Sized>(keyspace: &K, patience: &Patience<'_>) -> Result<Roots, Fault> {
+/// What puts entries aside while a plan is made; nothing, where that is not wanted or does not work.
+struct Keeper(Option<(Witness, Spool, u64)>);
+
+impl Keeper {
+    fn new(digests: TraceKey) -> Self {
+        let made = Witness::new(digests).and_then(|witness| Ok((witness, Spool::new()?, 0)));
+        Self(made.inspect_err(without).ok())
+    }
+
+    fn keep(&mut self, page: &JudgedPage) {
+        let Some((witness, spool, entries)) = &mut self.0 else { return };
+        *entries += page.entries.len() as u64;
+        let kept = page.entries.iter().try_for_each(|(entry, judged)| {
+            let record = witness.read(entry, judged.digest);
+            if matches!(judged.fate, Fate::Rewritten(..)) { spool.put(record, entry) } else { Ok(()) }
+        });
+        if let Err(error) = kept.and_then(|()| witness.flush()) {
+            without(&error);
+            self.0 = None;
+        }
+    }
+
+    fn finish(self, pins: &Pins) -> Option<Kept> {
+        let (witness, spool, entries) = self.0?;
+        Some(Kept { witness, pins: pins.clone(), spool, entries })
+    }
+}
+
+fn without(error: &std::io::Error) {
+    tracing::info!(%error, "what was read cannot be put aside, and is read again");
+}
+
+/// The roots as far as some keys tell: the first ones of each folder.
+fn sampled_roots<K: Keyspace + ?Sized>(reading: &Reading<'_, K>) -> Result<Roots, Fault> {
     const SAMPLES: usize = 256;
-    const DEPTH: usize = 3;
+    const KEYS_OF_A_SAMPLE: i64 = 8;
+    const PARTS: usize = 2;
     let mut finder = RootFinder::new();
-    let mut from = vec![0];
+    let (mut from, mut ends) = (FIRST_KEY.to_vec(), vec![NO_END.to_vec()]);
     for _ in 0..SAMPLES {
-        let mut waited = std::time::Duration::ZERO;
-        let page = loop {
-            match keyspace.page(&from, 0, 1) {
-                Ok(page) => break page,
-                Err(fault) if fault.kind == FaultKind::Unknown => waited = patience.wait(waited, fault)?,
-                Err(fault) => return Err(fault),
+        let mut entries = Vec::new();
+        for end in &ends {
+            entries = reading.page((&from, end), Some(KEYS_OF_A_SAMPLE))?.0.entries;
+            if !entries.is_empty() {
+                break;
             }
-        };
-        let Some(entry) = page.entries.first() else { break };
-        finder.see(&entry.key);
-        // The first key behind this one's folder.
-        let slashes = entry.key.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(place, _)| place);
-        let end = slashes.skip(1).nth(DEPTH - 2);
-        from = match end {
-            Some(end) => entry.key.iter().take(end).copied().chain([b'/' + 1]).collect(),
-            None => entry.key.iter().copied().chain([0]).collect(),
-        };
+        }
+        entries.iter().for_each(|entry| finder.see(&entry.key));
+        let Some(last) = entries.last() else { break };
+        from = behind_parts(&last.key, PARTS);
+        if from.is_empty() || !reading.keyspace.takes_ranges() {
+            break;
+        }
+        ends = farther_ends(&from);
     }
     Ok(finder.finish())
 }
 
 /// The roots as all keys tell.
-fn all_roots<K: Keyspace + ?Sized>(keyspace: &K, patience: &Patience<'_>) -> Result<Roots, Fault> {
+fn all_roots<K: Keyspace + ?Sized>(reading: &Reading<'_, K>) -> Result<Roots, Fault> {
     let mut finder = RootFinder::new();
-    let mut pages = Pages::new(keyspace, patience);
-    while let Some(entries) = pages.next_entries()? {
-        entries.iter().for_each(|entry| finder.see(&entry.key));
+    let mut pages = Pages::all(reading);
+    while let Some(page) = pages.next_page()? {
+        page.entries.iter().for_each(|entry| finder.see(&entry.key));
     }
     Ok(finder.finish())
 }

@@ -1,9 +1,8 @@
 //! The proof: everything is read once more, and held against what was read and written.
 
 use super::keyspace::Keyspace;
-use super::pace::Patience;
 use super::pages::Pins;
-use super::plan::sweep;
+use super::plan::{Asked, sweep};
 use super::settle::{Named, Stop};
 use super::transform::{Fate, Transform};
 use super::witness::{Known, Witness};
@@ -56,14 +55,14 @@ impl Proof {
 ///
 /// [`Stop`].
 pub fn prove<K: Keyspace + ?Sized>(
-    asked: (&K, &Patience<'_>),
+    asked: &Asked<'_, K>,
     transform: &Transform<'_>,
     (witness, pins): (Witness, Pins),
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Proof, Stop> {
     let mut records = witness.into_records(pins)?;
     let mut proof = Proof::default();
-    let read = sweep(asked, transform, false, |page, _| {
+    let read = sweep(asked, transform, false, |page| {
         progress(page.entries.len() as u64);
         for (entry, judged) in page.entries {
             proof.entries += 1;

@@ -6,6 +6,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::kept::Kept;
 use super::keyspace::Keyspace;
 use super::prove::{Proof, prove};
 use super::settle::{Counts, Named, Stop};
@@ -85,7 +86,7 @@ impl Outcome {
     }
 }
 
-/// Writes and proves. `first` may renew what is fresh; `rest` does not.
+/// Writes and proves. `first` may renew what is fresh; `rest` does not. What was put aside is not read again the first time.
 ///
 /// # Errors
 ///
@@ -94,6 +95,7 @@ pub fn run<K: Keyspace + ?Sized>(
     writing: &Writing<'_, K>,
     first: &Transform<'_>,
     rest: &Transform<'_>,
+    mut kept: Option<Kept>,
 ) -> std::io::Result<Outcome> {
     let begin = Instant::now();
     let mut outcome = Outcome {
@@ -110,7 +112,7 @@ pub fn run<K: Keyspace + ?Sized>(
     while outcome.rounds < ROUNDS {
         let transform = if outcome.rounds == 0 { first } else { rest };
         outcome.rounds += 1;
-        let (written, witness, pins) = write(writing, transform)?;
+        let (written, witness, pins) = write(writing, transform, kept.take())?;
         outcome.totals.add(&written.counts);
         (outcome.named, outcome.named_count) = (written.named, written.named_count);
         outcome.stop = written.stop;
@@ -118,7 +120,7 @@ pub fn run<K: Keyspace + ?Sized>(
         if outcome.stop.is_some() {
             break;
         }
-        match prove((writing.keyspace, writing.patience), rest, (witness, pins), writing.progress) {
+        match prove(&writing.asked(), rest, (witness, pins), writing.progress) {
             Ok(proof) => {
                 let is_done = !proof.holds() || proof.stale <= outcome.named_count;
                 outcome.proof = Some(proof);

@@ -5,6 +5,8 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use crate::etcd::span::NO_END;
+
 use super::keyspace::{Change, Entry, Fault, FaultKind, Keyspace, Page};
 use super::pace::Patience;
 
@@ -121,6 +123,11 @@ impl Scripted {
         state.page_faults = faults.into_iter().collect();
     }
 
+    /// How many pages were asked for since it was last said what some come to.
+    pub fn pages(&self) -> u64 {
+        self.state.lock().unwrap().pages
+    }
+
     /// The limits that pages were asked for with.
     pub fn page_limits(&self) -> Vec<i64> {
         self.state.lock().unwrap().limits.clone()
@@ -137,6 +144,11 @@ impl Scripted {
         state.entries.get_mut(key).unwrap().value = value.to_vec().into();
     }
 
+    /// How many entries a range has.
+    pub fn count(&self, range: (&[u8], &[u8])) -> u64 {
+        self.page(range, 0, 1).unwrap().count
+    }
+
     pub fn entry(&self, key: &[u8]) -> Option<Entry> {
         self.state.lock().unwrap().entries.get(key).cloned()
     }
@@ -147,7 +159,7 @@ fn fault(kind: FaultKind) -> Fault {
 }
 
 impl Keyspace for Scripted {
-    fn page(&self, from: &[u8], _revision: i64, limit: i64) -> Result<Page, Fault> {
+    fn page(&self, (from, end): (&[u8], &[u8]), _revision: i64, limit: i64) -> Result<Page, Fault> {
         let mut state = self.state.lock().unwrap();
         state.pages += 1;
         state.limits.push(limit);
@@ -156,9 +168,15 @@ impl Keyspace for Scripted {
             return Err(fault(kind));
         }
         let limit = usize::try_from(limit).unwrap();
-        let mut behind = state.entries.range(from.to_vec()..);
-        let entries: Vec<_> = behind.by_ref().take(limit).map(|(_, entry)| entry.clone()).collect();
-        Ok(Page { entries, revision: state.revision, more: behind.next().is_some() })
+        let within = |key: &[u8]| end == NO_END || key < end;
+        let range = state.entries.range(from.to_vec()..).take_while(|(key, _)| within(key));
+        let entries: Vec<_> = range.clone().take(limit).map(|(_, entry)| entry.clone()).collect();
+        let count = range.count() as u64;
+        Ok(Page { more: count > entries.len() as u64, entries, revision: state.revision, count })
+    }
+
+    fn takes_ranges(&self) -> bool {
+        true
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Entry>, Fault> {

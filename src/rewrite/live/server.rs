@@ -2,6 +2,7 @@
 
 use etcd_client::{Compare, CompareOp, GetOptions, GetResponse, KeyValue, PutOptions, Txn, TxnOp};
 
+use crate::etcd::span::FIRST_KEY;
 use crate::live::client as etcd_client;
 use crate::live::{Kind, Live, LiveError, Member as Connected, Trouble, Unanswered};
 
@@ -68,7 +69,8 @@ impl<'s> Server<'s> {
     ///
     /// [`Fault`].
     pub fn compact(&self) -> Result<i64, Fault> {
-        let revision = self.page(&[0], 0, 1)?.revision;
+        // Any narrow range tells the revision, and has nothing counted.
+        let revision = self.page((FIRST_KEY, b"\x01"), 0, 1)?.revision;
         let compacted = self.live.run(self.live.cluster().ask(async |member| member.compact(revision).await));
         match compacted {
             Ok(()) => Ok(revision),
@@ -112,12 +114,9 @@ impl<'s> Server<'s> {
 }
 
 impl Keyspace for Server<'_> {
-    fn page(&self, from: &[u8], revision: i64, limit: i64) -> Result<Page, Fault> {
+    fn page(&self, (from, end): (&[u8], &[u8]), revision: i64, limit: i64) -> Result<Page, Fault> {
         let is_kine = self.is_kine();
-        let (from, end) = match is_kine {
-            true => (from.max(KINE_FIRST), KINE_END.to_vec()),
-            false => (from, vec![0]),
-        };
+        let (from, end) = if is_kine { (from.max(KINE_FIRST), KINE_END) } else { (from, end) };
         let mut options = GetOptions::new().with_range(end).with_limit(limit).with_revision(revision);
         // At a revision that is settled any member answers alike.
         if revision != 0 && !is_kine {
@@ -126,6 +125,10 @@ impl Keyspace for Server<'_> {
         let range = async |member: &Connected| member.range(from.to_vec(), options.clone(), limit == 1).await;
         let response = self.live.run(self.live.cluster().ask(range)).map_err(|error| fault(&error))?;
         Ok(page(response))
+    }
+
+    fn takes_ranges(&self) -> bool {
+        !self.is_kine()
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Entry>, Fault> {
@@ -163,8 +166,8 @@ impl Keyspace for Server<'_> {
 
 fn page(mut response: GetResponse) -> Page {
     let revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
-    let more = response.more();
-    Page { entries: response.take_kvs().into_iter().map(entry).collect(), revision, more }
+    let (more, count) = (response.more(), u64::try_from(response.count()).unwrap_or(0));
+    Page { entries: response.take_kvs().into_iter().map(entry).collect(), revision, more, count }
 }
 
 fn entry(kv: KeyValue) -> Entry {

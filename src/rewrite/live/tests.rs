@@ -16,6 +16,7 @@ use super::super::seal::seal_one;
 use super::super::tally::{Fate as Planned, Kinds};
 use super::super::target::{Randomness, SystemRandomness, Target};
 use super::keyspace::FaultKind;
+use super::outline::Outline;
 use super::pace::{Pace, Patience};
 use super::plan::plan;
 use super::run::{Outcome, run};
@@ -94,19 +95,36 @@ impl Case {
     }
 
     fn run_with(&self, patience: &Patience<'_>) -> Outcome {
+        self.run_through(patience, false, || ())
+    }
+
+    /// Runs with what the plan put aside, after something has happened in between.
+    fn run_kept(&self, between: impl FnOnce()) -> Outcome {
+        self.run_through(&undisturbed(), true, between)
+    }
+
+    fn run_through(&self, patience: &Patience<'_>, keeps: bool, between: impl FnOnce()) -> Outcome {
         let (kinds, deks, pace) = (Kinds::default(), Deks::default(), Pace::new(0));
-        let transform = self.transform(&kinds, &deks, TraceKey::random().unwrap());
+        let digests = TraceKey::random().unwrap();
+        let transform = self.transform(&kinds, &deks, digests);
+        let kept = keeps.then(|| {
+            let planning = |_, kinds| self.transform(kinds, &deks, digests);
+            let (planned, _) = plan((&self.server, patience), &kinds, (None, true), planning, &|_| ()).unwrap();
+            planned.kept.unwrap()
+        });
+        between();
         let writing = Writing {
             keyspace: &self.server,
             pace: &pace,
             patience,
+            outline: &Outline::whole(),
             journal: None,
             name: |key| String::from_utf8_lossy(key).into_owned(),
             most: 128,
             rounds: None,
             progress: &|_| (),
         };
-        run(&writing, &transform, &transform).unwrap()
+        run(&writing, &transform, &transform, kept).unwrap()
     }
 
     /// Every entry is under the target, holds what it held, and was written so many times.
@@ -137,7 +155,7 @@ fn everything_is_written_once_and_proved_and_leases_are_kept() {
     let (kinds, deks) = (Kinds::default(), Deks::default());
     let digests = TraceKey::random().unwrap();
     let transform = |_, kinds| case.transform(kinds, &deks, digests);
-    let (planned, _) = plan((&case.server, &undisturbed()), &kinds, None, transform, &|_| ()).unwrap();
+    let (planned, _) = plan((&case.server, &undisturbed()), &kinds, (None, false), transform, &|_| ()).unwrap();
     assert_eq!((planned.rewritten, planned.refused_count, planned.moves), (700, 0, true));
     assert!(
         planned.rows.iter().any(|(kind, count)| matches!(kind.fate, Planned::Rewritten(_)) && count.entries == 700)
@@ -247,6 +265,39 @@ fn a_server_that_never_answers_is_not_waited_for_for_ever() {
 }
 
 #[test]
+fn what_was_put_aside_is_not_read_again_and_not_believed_blindly() {
+    let case = Case::new(700);
+    case.server.put(b"/unrelated", b"of somebody else", 0);
+    let outcome = case.run_kept(|| case.server.fail_pages([]));
+    assert!(outcome.proved(), "{outcome:?}");
+    assert_eq!((outcome.totals.written, outcome.rounds, outcome.proof.unwrap().ours), (700, 1, 700));
+    // The proof reads everything once, and nothing else does.
+    assert!(case.server.pages() < 8, "{} pages", case.server.pages());
+    case.all_written_once(700);
+    // Somebody changes, deletes and makes keys between plan and writing.
+    let case = Case::new(300);
+    let outcome = case.run_kept(|| {
+        case.server.put(&key("s0010"), &sealed(&case.old, "s0010", "newer"), 0);
+        case.server.put(&key("s0020"), &sealed(&case.target, "s0020", "fresh"), 0);
+        case.server.delete(&key("s0030"));
+        case.server.put(&key("made"), &sealed(&case.old, "made", "made"), 0);
+    });
+    assert!(outcome.proved(), "{outcome:?}");
+    let totals = outcome.totals;
+    assert_eq!((totals.conflicts, totals.theirs, totals.gone), (3, 1, 1));
+    // What was made since is found by the proof, and written in a second round.
+    assert_eq!((totals.written, outcome.rounds), (299, 2));
+    let named = |name: &str, data: &str, version| (name.to_owned(), data.to_owned(), version);
+    case.holds([
+        named("s0010", "newer", 3),
+        named("s0020", "fresh", 2),
+        named("made", "made", 2),
+        named("s0299", "s0299", 2),
+    ]);
+    assert!(case.server.entry(&key("s0030")).is_none());
+}
+
+#[test]
 fn an_interrupt_lets_nothing_new_begin() {
     let interrupted = AtomicBool::new(false);
     let case = Case::new(10);
@@ -266,16 +317,17 @@ fn what_is_not_what_was_there_is_no_proof() {
         keyspace: &case.server,
         pace: &pace,
         patience: &patience,
+        outline: &Outline::whole(),
         journal: None,
         name: |key| String::from_utf8_lossy(key).into_owned(),
         most: 128,
         rounds: None,
         progress: &|_| (),
     };
-    let (_, witness, pins) = super::write::write(&writing, &transform).unwrap();
+    let (_, witness, pins) = super::write::write(&writing, &transform, None).unwrap();
     case.server.damage(&key("s0007"), &sealed(&case.target, "s0007", "something else"));
     case.server.damage(&key("s0011"), b"k8s:enc:secretbox:v1:new:garbage");
-    let proof = super::prove::prove((&case.server, &patience), &transform, (witness, pins), &|_| ()).unwrap();
+    let proof = super::prove::prove(&writing.asked(), &transform, (witness, pins), &|_| ()).unwrap();
     assert!(!proof.holds());
     let broken: Vec<_> = proof.broken.iter().map(|broken| broken.key.clone()).collect();
     assert_eq!((broken, proof.ours), (vec![key("s0007"), key("s0011")], 18));

@@ -165,18 +165,20 @@ impl Records {
 
 #[cfg(test)]
 mod tests {
-    use super::super::pages::Pages;
+    use super::super::pages::{Pages, Reading};
     use super::super::scripted::{Scripted, undisturbed};
     use super::*;
 
     fn read(server: &Scripted) -> (Vec<Entry>, Pins) {
         let patience = undisturbed();
-        let mut pages = Pages::new(server, &patience);
-        let mut entries = Vec::new();
-        while let Some(page) = pages.next_entries().unwrap() {
-            entries.extend(page);
+        let reading = Reading::new(server, &patience);
+        let mut pages = Pages::all(&reading);
+        let (mut entries, mut pins) = (Vec::new(), Pins::default());
+        while let Some(page) = pages.next_page().unwrap() {
+            pins.note(page.place());
+            entries.extend(page.entries);
         }
-        (entries, pages.pins().clone())
+        (entries, pins)
     }
 
     #[test]

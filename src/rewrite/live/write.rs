@@ -1,17 +1,23 @@
 //! All entries, read in the order of keys, made anew and put in their places by several writers.
 
-use std::sync::mpsc::sync_channel;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use super::super::seal::MakeError;
+
 use super::journal::Journal;
-use super::keyspace::{Fault, Keyspace};
+use super::kept::{Entries, Kept};
+use super::keyspace::{Entry, Fault, Keyspace};
+use super::ordered::ordered;
+use super::outline::Outline;
 use super::pace::{Pace, Patience};
 use super::pages::Pins;
-use super::plan::sweep;
+use super::plan::{Asked, sweep, threads};
 use super::settle::{Common, Counts, Item, Named, Stop, settle};
-use super::transform::{Transform, Worker};
+use super::transform::{Judged, Transform, Worker};
 use super::witness::Witness;
 
 /// Transactions under way at a time.
@@ -28,6 +34,8 @@ pub struct Writing<'w, K: ?Sized> {
     pub pace: &'w Pace,
     /// How long to wait for answers, and whether somebody interrupts.
     pub patience: &'w Patience<'w>,
+    /// In which ranges it is read.
+    pub outline: &'w Outline,
     /// The evidence.
     pub journal: Option<&'w Journal>,
     /// How keys are written in the journal.
@@ -62,7 +70,15 @@ pub struct Written {
     pub stop: Option<Stop>,
 }
 
+impl<K: ?Sized> Writing<'_, K> {
+    /// How it is read.
+    pub(super) fn asked(&self) -> Asked<'_, K> {
+        Asked { keyspace: self.keyspace, patience: self.patience, outline: self.outline }
+    }
+}
+
 /// Writes everything that the target would write in another form; gives what came of it, and what was read and written.
+/// What was put aside is not read again.
 ///
 /// # Errors
 ///
@@ -70,14 +86,16 @@ pub struct Written {
 pub fn write<K: Keyspace + ?Sized>(
     writing: &Writing<'_, K>,
     transform: &Transform<'_>,
+    kept: Option<Kept>,
 ) -> std::io::Result<(Written, Witness, Pins)> {
-    let mut witness = Witness::new(transform.digests)?;
+    let (mut witness, read) = match kept {
+        Some(Kept { witness, pins, spool, entries }) => (witness, Some((pins, spool.into_entries()?, entries))),
+        None => (Witness::new(transform.digests)?, None),
+    };
     let asked = (writing.keyspace, writing.pace, writing.patience);
     let common = Common::new(asked, witness.writer()?, (writing.journal, writing.name), writing.most);
     let (batches, waiting) = sync_channel::<Vec<Item>>(WRITERS);
-    let waiting = Mutex::new(waiting);
-    let under_way = Mutex::new(0_usize);
-    let change = |change: fn(&mut usize)| change(&mut under_way.lock().unwrap_or_else(PoisonError::into_inner));
+    let (waiting, under_way) = (Mutex::new(waiting), Mutex::new(0_usize));
     let swept = thread::scope(|scope| {
         for _ in 0..WRITERS {
             scope.spawn(|| {
@@ -85,53 +103,20 @@ pub fn write<K: Keyspace + ?Sized>(
                 let receive = || waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
                 while let Ok(batch) = receive() {
                     settle(&common, &mut worker, batch);
-                    change(|count| *count -= 1);
+                    *lock(&under_way) -= 1;
                 }
             });
         }
-        let send = |batch: &mut Vec<Item>| {
-            if !batch.is_empty() {
-                change(|count| *count += 1);
-                // Writers listen until this end is dropped.
-                let _ = batches.send(std::mem::take(batch));
-            }
+        let mut sender =
+            Sender { writing, common: &common, batches, under_way: &under_way, batch: Vec::new(), changes: 0 };
+        let swept = match read {
+            None => from_server(&mut sender, transform, &mut witness),
+            Some((pins, mut entries, count)) => from_kept(&mut sender, transform, &mut entries, count).map(|()| pins),
         };
-        let (mut batch, mut round) = (Vec::new(), 0);
-        let swept = sweep((writing.keyspace, writing.patience), transform, true, |page, _| {
-            let entries = page.entries.len() as u64;
-            let numbered: Vec<_> = page
-                .entries
-                .into_iter()
-                .map(|(entry, judged)| (witness.read(&entry, judged.digest), entry, judged))
-                .collect();
-            witness.flush()?;
-            for (record, entry, judged) in numbered {
-                let Some(item) = Item::new(entry, judged, record, writing.journal.is_some()) else { continue };
-                if !common.has_room(&batch, &item) {
-                    send(&mut batch);
-                }
-                batch.push(item);
-                round += 1;
-                if common.is_full(&batch) {
-                    send(&mut batch);
-                }
-            }
-            if let Some(rounds) = writing.rounds.filter(|rounds| round >= rounds.every) {
-                send(&mut batch);
-                while change_of(&under_way) > 0 {
-                    thread::sleep(LOOK);
-                }
-                (rounds.compact)()?;
-                round = 0;
-            }
-            (writing.progress)(entries);
-            Ok(!common.ends())
-        });
         match swept {
-            Ok(_) => send(&mut batch),
-            Err(_) => common.leave(batch.len()),
+            Ok(_) => sender.send(),
+            Err(_) => common.leave(sender.batch.len()),
         }
-        drop(batches);
         swept
     });
     let (pins, failed) = match swept {
@@ -143,6 +128,121 @@ pub fn write<K: Keyspace + ?Sized>(
     Ok((Written { counts: common.counts, named, named_count, stop }, witness, pins))
 }
 
-fn change_of(under_way: &Mutex<usize>) -> usize {
-    *under_way.lock().unwrap_or_else(PoisonError::into_inner)
+/// Everything as it is in the store now.
+fn from_server<K: Keyspace + ?Sized>(
+    sender: &mut Sender<'_, '_, K>,
+    transform: &Transform<'_>,
+    witness: &mut Witness,
+) -> Result<Pins, Stop> {
+    let writing = sender.writing;
+    sweep(&writing.asked(), transform, true, |page| {
+        let entries = page.entries.len() as u64;
+        let numbered: Vec<_> = page
+            .entries
+            .into_iter()
+            .map(|(entry, judged)| (witness.read(&entry, judged.digest), entry, judged))
+            .collect();
+        witness.flush()?;
+        numbered.into_iter().for_each(|(record, entry, judged)| sender.add(record, entry, judged));
+        sender.compact_if_due()?;
+        (writing.progress)(entries);
+        Ok(!sender.common.ends())
+    })
+}
+
+/// What was put aside.
+fn from_kept<K: Keyspace + ?Sized>(
+    sender: &mut Sender<'_, '_, K>,
+    transform: &Transform<'_>,
+    entries: &mut Entries,
+    count: u64,
+) -> Result<(), Stop> {
+    let (writing, failed) = (sender.writing, Mutex::new(None));
+    let next = || {
+        let ends = writing.patience.interrupted.load(Ordering::Relaxed);
+        let block = if ends { Ok(None) } else { entries.next_block() };
+        block.unwrap_or_else(|error| {
+            *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            None
+        })
+    };
+    let work = |worker: &mut Worker<'_>, block: Vec<(u64, Entry)>| -> Result<Vec<_>, MakeError> {
+        let judge = |(record, entry): (u64, Entry)| worker.judge(&entry, true).map(|judged| (record, entry, judged));
+        block.into_iter().map(judge).collect()
+    };
+    let (mut outcome, mut told) = (Ok(()), 0);
+    ordered(
+        threads(),
+        next,
+        || Worker::new(transform),
+        work,
+        |block: Result<Vec<_>, MakeError>| {
+            outcome = block.map_err(Stop::from).and_then(|block| {
+                let entries = block.len() as u64;
+                block.into_iter().for_each(|(record, entry, judged)| sender.add(record, entry, judged));
+                told += entries;
+                (writing.progress)(entries);
+                sender.compact_if_due()
+            });
+            outcome.is_ok() && !sender.common.ends()
+        },
+    );
+    outcome?;
+    if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(error.into());
+    }
+    if writing.patience.interrupted.load(Ordering::Relaxed) {
+        return Err(Stop::Interrupted);
+    }
+    // What stays as it is was gone over when it was read.
+    (writing.progress)(count.saturating_sub(told));
+    Ok(())
+}
+
+/// Makes batches of changes and hands them to the writers.
+struct Sender<'s, 'w, K: ?Sized> {
+    writing: &'s Writing<'w, K>,
+    common: &'s Common<'s, K>,
+    batches: SyncSender<Vec<Item>>,
+    under_way: &'s Mutex<usize>,
+    batch: Vec<Item>,
+    /// Changes since the store was compacted.
+    changes: u64,
+}
+
+impl<K: Keyspace + ?Sized> Sender<'_, '_, K> {
+    fn add(&mut self, record: u64, entry: Entry, judged: Judged) {
+        let Some(item) = Item::new(entry, judged, record, self.writing.journal.is_some()) else { return };
+        if !self.common.has_room(&self.batch, &item) {
+            self.send();
+        }
+        self.batch.push(item);
+        self.changes += 1;
+        if self.common.is_full(&self.batch) {
+            self.send();
+        }
+    }
+
+    fn send(&mut self) {
+        if !self.batch.is_empty() {
+            *lock(self.under_way) += 1;
+            // Writers listen until this end is dropped.
+            let _ = self.batches.send(std::mem::take(&mut self.batch));
+        }
+    }
+
+    fn compact_if_due(&mut self) -> Result<(), Stop> {
+        let Some(rounds) = self.writing.rounds.filter(|rounds| self.changes >= rounds.every) else { return Ok(()) };
+        self.send();
+        while *lock(self.under_way) > 0 {
+            thread::sleep(LOOK);
+        }
+        (rounds.compact)()?;
+        self.changes = 0;
+        Ok(())
+    }
+}
+
+fn lock(count: &Mutex<usize>) -> MutexGuard<'_, usize> {
+    count.lock().unwrap_or_else(PoisonError::into_inner)
 }

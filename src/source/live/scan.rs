@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::task::{JoinError, JoinSet};
 
+use crate::etcd::span::NO_END;
 use crate::etcd::{Revision, RevisionKey};
 use crate::live::client::{GetOptions, GetResponse, KeyValue};
 use crate::live::{LiveError, SharedMember, Trouble, Unanswered};
@@ -16,10 +17,10 @@ use crate::live::{LiveError, SharedMember, Trouble, Unanswered};
 use super::super::feed::Feeder;
 use super::super::{Place, Record};
 use super::segments::{Segment, Segments};
-use super::{LiveIndex, LiveStore, NO_END, Page, key_value};
+use super::{LiveIndex, LiveStore, Page, key_value};
 
 /// Bytes that a page should have.
-const PAGE_BYTES: usize = 2 << 20;
+const PAGE_BYTES: usize = 3 << 20;
 
 /// The most keys of a page; an index within it has 16 bits.
 const MAX_PAGE_KEYS: usize = 10_000;
@@ -31,7 +32,7 @@ const FIRST_PAGE_KEYS: usize = 64;
 const FLIGHTS: usize = 3;
 
 /// A part with fewer pages left is not cut in two.
-const SMALL_PAGES: u64 = 4;
+const SMALL_PAGES: u64 = 3;
 
 /// The pause after a failure; each further one in a row is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -185,27 +186,28 @@ impl<'s> Scan<'s> {
         Ok(())
     }
 
-    /// Takes a page in, and notes where its part goes on. `end` is what was asked for; the part may have been cut since.
+    /// Takes a page in, and notes where its part goes on.
     fn page(&mut self, number: usize, pin: i64, end: &[u8], answer: &GetResponse) {
         let Some(segment) = self.segments.get_mut(number) else { return };
-        let (own_end, from) = (segment.end.clone(), segment.from.clone());
-        let within = |kv: &&KeyValue| own_end == NO_END || kv.key() < own_end.as_slice();
-        let taken = answer.kvs().iter().take_while(within).count();
-        let all = taken == answer.kvs().len();
-        let last = answer.kvs().get(..taken).and_then(<[_]>::last).map(|kv| kv.key().to_vec());
-        // A server whose keys do not ascend would be asked for ever.
-        let goes_on = all && answer.more();
-        match last.filter(|last| goes_on && last.as_slice() >= segment.from.as_slice()) {
+        let from = segment.from.clone();
+        let last = answer.kvs().last().map(|kv| kv.key().to_vec());
+        let counted = u64::try_from(answer.count()).unwrap_or(0);
+        // A server whose keys do not ascend, or leave the range, would be asked for ever.
+        let goes_on = |last: &Vec<u8>| answer.more() && *last >= from && (end == NO_END || last.as_slice() < end);
+        match last.filter(goes_on) {
             Some(mut last) => {
                 last.push(0);
                 segment.from = last;
-                let left = u64::try_from(answer.count()).unwrap_or(0).saturating_sub(taken as u64);
-                segment.left = (own_end == end).then_some(left).or(segment.left);
+                segment.left = Some(counted.saturating_sub(answer.kvs().len() as u64));
                 segment.busy = false;
+                self.segments.counted(number, counted);
             }
-            None => self.segments.finish(number, answer.kvs().is_empty()),
+            None => {
+                self.segments.counted(number, counted);
+                self.segments.finish(number, answer.kvs().is_empty());
+            }
         }
-        self.records(from, pin, answer.kvs().get(..taken).unwrap_or_default());
+        self.records(from, pin, answer.kvs());
     }
 
     /// Hands records over.
@@ -226,9 +228,9 @@ impl<'s> Scan<'s> {
             }
         }
         if let Some(mean) = bytes.checked_div(kvs.len()) {
-            // A page of large values is followed by a small one at once, one of small values by one that is twice as large.
+            // A page of large values is followed by a small one at once, one of small values by one that is four times as large.
             let fits = PAGE_BYTES / mean.max(1);
-            self.limit = fits.min(self.limit.saturating_mul(2)).clamp(1, MAX_PAGE_KEYS);
+            self.limit = fits.min(self.limit.saturating_mul(4)).clamp(1, MAX_PAGE_KEYS);
         }
         (self.progress)(bytes as u64);
     }

@@ -17,6 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// A running member. Dropping it kills it.
 pub struct Member {
     release: Release,
+    /// How it was started.
+    start: Command,
     process: Child,
     pub port: u16,
     scheme: &'static str,
@@ -62,7 +64,8 @@ impl Cluster {
             }
             let client = format!("{scheme}://127.0.0.1:{}", clients[number]);
             let log = File::create(home.path().join(format!("{number}.log"))).expect("a log file");
-            let process = without_settings(release.program("etcd"))
+            let mut start = without_settings(release.program("etcd"));
+            start
                 .args(["--logger", "zap", "--log-level", "warn", "--listen-client-urls", &client])
                 .args(["--advertise-client-urls", &client, "--listen-peer-urls", &peer])
                 .args(&identity)
@@ -71,11 +74,10 @@ impl Cluster {
                 .args(&wishes.flags)
                 .stdin(Stdio::null())
                 .stdout(log.try_clone().expect("a second handle of the log"))
-                .stderr(log)
-                .spawn()
-                .expect("etcd starts");
+                .stderr(log);
+            let process = start.spawn().expect("etcd starts");
             let flags = wishes.secure.clone().unwrap_or_default();
-            Member { release, process, port: clients[number], scheme, flags }
+            Member { release, start, process, port: clients[number], scheme, flags }
         });
         let members = members.collect();
         let mut cluster = Self { members, _home: home };
@@ -104,7 +106,7 @@ impl Cluster {
 }
 
 impl Member {
-    fn await_answer(&mut self) {
+    pub fn await_answer(&mut self) {
         let begin = Instant::now();
         loop {
             assert!(self.process.try_wait().expect("the server's state").is_none(), "the server ended");
@@ -161,6 +163,18 @@ impl Member {
         let status: serde_json::Value =
             serde_json::from_str(&self.etcdctl(&["endpoint", "status", "-w", "json"])).expect("etcdctl writes JSON");
         status[0]["Status"]["header"]["revision"].as_i64().expect("a revision")
+    }
+
+    /// Starts it again where it was killed. It may take others until it answers.
+    pub fn start_again(&mut self) {
+        self.process = self.start.spawn().expect("etcd starts");
+    }
+
+    /// Sends it a signal, such as `STOP`.
+    pub fn signal(&self, name: &str) {
+        let mut command = Command::new("kill");
+        command.args(["-s", name, &self.process.id().to_string()]);
+        super::super::servers::output(command);
     }
 
     /// Ends it at once, as a power cut would.
