@@ -69,9 +69,9 @@ pub fn farther_ends(from: &[u8]) -> Vec<Vec<u8>> {
 /// The first key behind all that have the same first parts, so many of them: with two, behind `/registry/pods/a/b` comes
 /// `/registry/pods0`. Nothing, if there is none.
 pub fn behind_parts(key: &[u8], parts: usize) -> Vec<u8> {
-    let slashes = key.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+    let mut slashes = key.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
     let skipped = usize::from(key.first() == Some(&b'/')) + parts.saturating_sub(1);
-    let cut = slashes.skip(skipped).next();
+    let cut = slashes.nth(skipped);
     let mut prefix = cut.and_then(|cut| key.get(..=cut)).unwrap_or(key).to_vec();
     // The smallest key that is greater than all with this prefix.
     while let Some(last) = prefix.pop() {
