@@ -137,7 +137,6 @@ impl PageFile {
     /// Reads page `id` without its overflow into `buffer`.
     pub fn head(&self, id: u64, buffer: &mut Vec<u8>) -> Result<PageHeader, Fault> {
         self.in_bounds(id, 0)?;
-        buffer.clear();
         buffer.resize(self.page_size() as usize, 0);
         self.read_page_at(id, buffer)?;
         self.header(id, buffer)

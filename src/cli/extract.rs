@@ -193,18 +193,15 @@ struct Written {
     named: Vec<String>,
 }
 
-/// Writes all files and notes the rest.
+/// Writes all files and notes the rest. The next objects are read and decoded while those before them are written.
 fn write(mut extraction: Extraction<'_, '_>, place: &mut Place, missing: &mut Missing) -> Result<Written, Failure> {
     let mut written = Written { lists: Lists::new().map_err(no_list)?, counts: Counts::default(), named: Vec::new() };
-    while let Some(objects) = extraction.next_batch().map_err(|error| broken(error.into()))? {
-        let rendered: Vec<Option<Rendered>> =
-            objects.par_iter().map(|object| piece(object).map(Rendered::of)).collect();
-        let files: Vec<&Rendered> = rendered.iter().flatten().collect();
-        written.counts.replaced += place.write(&files)?;
-        for (object, rendered) in objects.iter().zip(&rendered) {
-            missing.met(&object.resource, &object.name);
-            written.note(object, rendered.as_ref()).map_err(no_list)?;
-        }
+    let mut next = || extraction.next_batch().map_err(|error| broken(error.into()));
+    let mut ahead = next()?;
+    while let Some(objects) = ahead {
+        let (after, done) = rayon::join(&mut next, || written.write(&objects, place, missing));
+        done?;
+        ahead = after?;
     }
     for line in &written.named {
         eprintln!("atrest: {line}");
@@ -224,6 +221,18 @@ fn piece(object: &Extracted) -> Option<&Piece> {
 }
 
 impl Written {
+    fn write(&mut self, objects: &[Extracted], place: &mut Place, missing: &mut Missing) -> Result<(), Failure> {
+        let rendered: Vec<Option<Rendered>> =
+            objects.par_iter().map(|object| piece(object).map(Rendered::of)).collect();
+        let files: Vec<&Rendered> = rendered.iter().flatten().collect();
+        self.counts.replaced += place.write(&files)?;
+        for (object, rendered) in objects.iter().zip(&rendered) {
+            missing.met(&object.resource, &object.name);
+            self.note(object, rendered.as_ref()).map_err(no_list)?;
+        }
+        Ok(())
+    }
+
     fn note(&mut self, object: &Extracted, rendered: Option<&Rendered>) -> io::Result<()> {
         match (&object.outcome, rendered) {
             (Outcome::LeftOut { why, reason }, _) => {

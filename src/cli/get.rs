@@ -7,8 +7,11 @@ use clap::{ValueEnum, value_parser};
 
 use crate::kube::key::Roots;
 use crate::kube::select::Selection;
+use crate::recover::GroupResource;
+use crate::recover::flow::FlowError;
 use crate::recover::get::{Content, Found, Item, Missing, Order, Wanted, Which, find};
-use crate::report::objects::{Form, Objects, name};
+use crate::recover::seen::Seen;
+use crate::report::objects::{Form, Objects, Piece, Style, Written, name};
 use crate::report::objects_table::{Shape, Tables};
 use crate::report::text::harmless;
 use crate::source::snapshot::PassOptions;
@@ -151,20 +154,48 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
 }
 
 /// What was met while objects were written.
+#[derive(Default)]
 struct Tally {
-    missing: Missing,
+    /// Those that are asked for one by one, and were met.
+    met: Vec<(GroupResource, String)>,
+    /// Whether any are.
+    named: bool,
     found: u64,
     closed: u64,
     notes: Vec<String>,
 }
 
 impl Tally {
+    fn of(found: &Found<'_>) -> Self {
+        Self { named: found.selected.names().next().is_some(), ..Self::default() }
+    }
+
     fn add(&mut self, item: &Item) {
+        if self.named {
+            self.met.push((item.resource.clone(), item.name.clone()));
+        }
+        self.note(&item.key, item.mod_revision, &item.content);
+    }
+
+    fn add_written(&mut self, seen: &Seen<'_>, written: &Written) {
+        let misplaced = match written {
+            Written::Instead(item) => return self.add(item),
+            Written::Object { misplaced } => *misplaced,
+        };
+        if self.named {
+            self.met.push((seen.object.group_resource(), seen.object.name.to_owned()));
+        }
         self.found += 1;
-        self.missing.met(&item.resource, &item.name);
-        let note = match &item.content {
+        if misplaced {
+            self.say(seen.key, seen.mod_revision, MISPLACED);
+        }
+    }
+
+    fn note(&mut self, key: &[u8], revision: i64, content: &Content) {
+        self.found += 1;
+        let note = match content {
             Content::Object { misplaced: false, .. } => return,
-            Content::Object { .. } => "is not the object that its key names".to_owned(),
+            Content::Object { .. } => MISPLACED.to_owned(),
             Content::Closed { sealed, reason } => {
                 self.closed += 1;
                 format!("is encrypted ({} {}, key {}): {reason}", sealed.provider, sealed.version, sealed.name)
@@ -174,17 +205,32 @@ impl Tally {
                 format!("opens, but is no object: {error}")
             }
         };
+        self.say(key, revision, &note);
+    }
+
+    fn say(&mut self, key: &[u8], revision: i64, note: &str) {
         if self.notes.len() < NAMED_FAILURES {
-            let key = crate::report::text::key(&item.key);
-            self.notes.push(format!("{key} at revision {} {}", item.mod_revision, harmless(&note)));
+            let key = crate::report::text::key(key);
+            self.notes.push(format!("{key} at revision {revision} {}", harmless(note)));
         }
     }
+
+    /// Takes over what was met later.
+    fn append(&mut self, later: &mut Self) {
+        self.found += std::mem::take(&mut later.found);
+        self.closed += std::mem::take(&mut later.closed);
+        self.met.append(&mut later.met);
+        let room = NAMED_FAILURES.saturating_sub(self.notes.len());
+        self.notes.extend(later.notes.drain(..).take(room));
+    }
 }
+
+const MISPLACED: &str = "is not the object that its key names";
 
 fn show(args: &Args, mut found: Found<'_>, configured: bool) -> Result<Exit, Failure> {
     let several_resources = found.selected.resources().count() > 1;
     let single = found.selected.names().count() == 1 && !args.all_namespaces && !args.all_revisions;
-    let mut tally = Tally { missing: Missing::of(&found.selected), found: 0, closed: 0, notes: Vec::new() };
+    let mut tally = Tally::of(&found);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
     let shape = Shape {
         wide: args.output == Output::Wide,
@@ -194,47 +240,68 @@ fn show(args: &Args, mut found: Found<'_>, configured: bool) -> Result<Exit, Fai
         now: i64::try_from(now).unwrap_or(i64::MAX),
     };
     let mut broken = None;
-    let printed = print(Exit::Done, |out| match args.output {
-        Output::Table | Output::Wide => {
-            let mut tables = Tables::new(out, shape);
-            each_batch(&mut found, &mut tally, &mut broken, |items| tables.write(items))
-        }
-        output => {
-            let form = match output {
-                Output::Json => Form::Json,
-                Output::Jsonl => Form::Jsonl,
-                Output::Name => Form::Name,
-                _ => Form::Yaml,
-            };
-            let mut objects = Objects::new(out, form, !single, args.decode);
-            each_batch(&mut found, &mut tally, &mut broken, |items| objects.write(items))
-                .and_then(|()| objects.finish())
-        }
-    });
-    printed?;
+    print(Exit::Done, |out| {
+        let form = match args.output {
+            Output::Table | Output::Wide => {
+                return tables(&mut found, &mut tally, &mut broken, Tables::new(out, shape));
+            }
+            Output::Json => Form::Json,
+            Output::Jsonl => Form::Jsonl,
+            Output::Name => Form::Name,
+            Output::Yaml => Form::Yaml,
+        };
+        objects(&mut found, &mut tally, &mut broken, (out, Style::new(form, !single, args.decode)))
+    })?;
     if let Some(error) = broken {
-        return Err(Failure::input(format!("the sorted notes of what was found cannot be read again: {error}")));
+        return Err(Failure::input(error.to_string()));
     }
     Ok(conclude(args, &found, &tally, configured))
 }
 
-fn each_batch(
+fn tables(
     found: &mut Found<'_>,
     tally: &mut Tally,
-    broken: &mut Option<io::Error>,
-    mut write: impl FnMut(&[Item]) -> io::Result<()>,
+    broken: &mut Option<FlowError>,
+    mut tables: Tables<'_>,
 ) -> io::Result<()> {
     loop {
         match found.next_batch() {
             Ok(Some(items)) => {
                 items.iter().for_each(|item| tally.add(item));
-                write(&items)?;
+                tables.write(&items)?;
             }
             Ok(None) => return Ok(()),
             Err(error) => {
-                *broken = Some(error);
+                *broken = Some(FlowError::Notes(error));
                 return Ok(());
             }
+        }
+    }
+}
+
+fn objects(
+    found: &mut Found<'_>,
+    tally: &mut Tally,
+    broken: &mut Option<FlowError>,
+    (out, style): (&mut dyn Write, Style),
+) -> io::Result<()> {
+    let mut objects = Objects::new(out, style);
+    let named = tally.named;
+    let fresh = || (Piece::default(), Tally { named, ..Tally::default() });
+    let work = |seen: &Seen<'_>, (piece, tally): &mut (Piece, Tally)| {
+        let written = style.write(seen, piece);
+        tally.add_written(seen, &written);
+    };
+    let flown = found.flow(fresh, work, |(piece, later)| {
+        tally.append(later);
+        objects.write(piece)
+    });
+    match flown {
+        Ok(()) => objects.finish(),
+        Err(FlowError::Out(error)) => Err(error),
+        Err(error) => {
+            *broken = Some(error);
+            objects.finish()
         }
     }
 }
@@ -255,7 +322,9 @@ fn conclude(args: &Args, found: &Found<'_>, tally: &Tally, configured: bool) -> 
     } else if tally.closed > 0 {
         eprintln!("hint: -c opens what is encrypted");
     }
-    for (resource, name) in tally.missing.iter() {
+    let mut missing = Missing::of(&found.selected);
+    tally.met.iter().for_each(|(resource, name)| missing.met(resource, name));
+    for (resource, name) in missing.iter() {
         eprintln!("atrest: {} {:?} not found", resource, name);
         exit = Exit::Findings;
     }

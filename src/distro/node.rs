@@ -36,7 +36,7 @@ impl Node {
     /// Reads a stored Node; none of what is no object.
     pub fn read(value: &[u8]) -> Option<Self> {
         let mut json = Vec::new();
-        schema::to_json(value, &Dress { resource_version: None, managed_fields: false }, &mut json).ok()?;
+        schema::to_json(value, &Dress { managed_fields: false, ..Dress::STORED }, &mut json).ok()?;
         let document = Document::parse(&json).ok()?;
         let text = |path: &[&str]| document.root().find(path).and_then(Json::text);
         let annotation = |program: &str| {

@@ -6,6 +6,11 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use super::schema::{Layout, write};
+
+/// Few values take less of a text, with all that stands around them.
+const BYTES_OF_VALUE: usize = 24;
+
 /// Deeper nesting is refused.
 pub const MAX_DEPTH: usize = 512;
 
@@ -43,6 +48,8 @@ struct Entry {
 #[derive(Debug)]
 pub struct Document<'d> {
     text: &'d [u8],
+    /// The same, where all of it is UTF-8.
+    utf8: Option<&'d str>,
     entries: Vec<Entry>,
 }
 
@@ -60,14 +67,16 @@ impl<'d> Document<'d> {
     ///
     /// [`Malformed`] for anything else, and for values that are nested deeper than [`MAX_DEPTH`].
     pub fn parse(text: &'d [u8]) -> Result<Self, Malformed> {
-        let mut parser = Parser { text, at: 0, entries: Vec::new() };
+        let utf8 = std::str::from_utf8(text).ok();
+        let mut parser =
+            Parser { text, is_utf8: utf8.is_some(), at: 0, entries: Vec::with_capacity(text.len() / BYTES_OF_VALUE) };
         parser.blanks();
         parser.value(0)?;
         parser.blanks();
         if parser.at < text.len() {
             return Err(parser.fault("something behind the value"));
         }
-        Ok(Self { text, entries: parser.entries })
+        Ok(Self { text, utf8, entries: parser.entries })
     }
 
     /// The value itself.
@@ -119,8 +128,12 @@ impl<'n, 'd> Node<'n, 'd> {
     /// The string, if it is one.
     pub fn text(self) -> Option<Cow<'d, str>> {
         let Kind::Text(plain) = self.document.entry(self.at).kind else { return None };
-        let bytes = self.document.bytes(self.at);
-        let inner = bytes.get(1..bytes.len().saturating_sub(1)).unwrap_or_default();
+        let (document, entry) = (self.document, self.document.entry(self.at));
+        let within = entry.start + 1..entry.end.saturating_sub(1);
+        if let Some(text) = document.utf8.filter(|_| !plain).and_then(|text| text.get(within.clone())) {
+            return Some(Cow::Borrowed(text));
+        }
+        let inner = document.text.get(within).unwrap_or_default();
         Some(match std::str::from_utf8(inner) {
             Ok(text) if !plain => Cow::Borrowed(text),
             _ => Cow::Owned(unescape(inner)),
@@ -187,39 +200,45 @@ impl<'n, 'd> Node<'n, 'd> {
 
     /// Writes the value with all keys sorted and without blanks.
     pub fn write(self, out: &mut Vec<u8>) {
-        self.write_without(&BTreeSet::new(), out);
+        self.write_laid_out(Layout::OneLine, out);
+    }
+
+    /// Writes the value with all keys sorted, in another layout.
+    pub fn write_laid_out(self, layout: Layout, out: &mut Vec<u8>) {
+        self.write_all(&BTreeSet::new(), layout, out);
     }
 
     /// The same without the values of these [numbers](Self::number); a member goes with its key.
     pub fn write_without(self, left_out: &BTreeSet<usize>, out: &mut Vec<u8>) {
+        self.write_all(left_out, Layout::OneLine, out);
+    }
+
+    fn write_all(self, left_out: &BTreeSet<usize>, layout: Layout, out: &mut Vec<u8>) {
+        let inner = layout.inner();
         match self.document.entry(self.at).kind {
-            Kind::Text(true) => super::schema::write::string(self.text().unwrap_or_default().as_bytes(), out),
+            Kind::Text(true) => write::string(self.text().unwrap_or_default().as_bytes(), out),
             Kind::Null | Kind::Bool(_) | Kind::Number | Kind::Text(false) => {
                 out.extend_from_slice(self.document.bytes(self.at));
             }
             Kind::Array => {
                 out.push(b'[');
-                let kept = self.items().filter(|item| !left_out.contains(&item.at));
-                for (index, item) in kept.enumerate() {
-                    if index > 0 {
-                        out.push(b',');
-                    }
-                    item.write_without(left_out, out);
+                let opening = out.len();
+                for item in self.items().filter(|item| !left_out.contains(&item.at)) {
+                    inner.next(opening, out);
+                    item.write_all(left_out, inner, out);
                 }
-                out.push(b']');
+                layout.close(opening, b']', out);
             }
             Kind::Object => {
                 out.push(b'{');
-                let kept = self.sorted().into_iter().filter(|(_, value)| !left_out.contains(&value.at));
-                for (index, (key, value)) in kept.enumerate() {
-                    if index > 0 {
-                        out.push(b',');
-                    }
-                    super::schema::write::string(key.as_bytes(), out);
-                    out.push(b':');
-                    value.write_without(left_out, out);
+                let opening = out.len();
+                for (key, value) in self.sorted().into_iter().filter(|(_, value)| !left_out.contains(&value.at)) {
+                    inner.next(opening, out);
+                    write::string(key.as_bytes(), out);
+                    inner.colon(out);
+                    value.write_all(left_out, inner, out);
                 }
-                out.push(b'}');
+                layout.close(opening, b'}', out);
             }
         }
     }
@@ -291,6 +310,7 @@ fn unit(rest: &[u8]) -> (u32, &[u8]) {
 
 struct Parser<'d> {
     text: &'d [u8],
+    is_utf8: bool,
     at: usize,
     entries: Vec<Entry>,
 }
@@ -397,6 +417,7 @@ impl Parser<'_> {
         self.at += 1;
         let mut escaped = false;
         loop {
+            self.at += write::unescaped(self.text.get(self.at..).unwrap_or_default());
             match self.peek() {
                 Some(b'"') => break,
                 Some(b'\\') => {
@@ -414,12 +435,12 @@ impl Parser<'_> {
                         _ => return Err(self.fault("no escape")),
                     }
                 }
-                Some(0x20..) => self.at += 1,
                 _ => return Err(self.fault("a control character in a string")),
             }
         }
         self.at += 1;
-        let is_utf8 = self.text.get(start..self.at).is_some_and(|text| std::str::from_utf8(text).is_ok());
+        let is_utf8 =
+            self.is_utf8 || self.text.get(start..self.at).is_some_and(|text| std::str::from_utf8(text).is_ok());
         Ok(Kind::Text(escaped || !is_utf8))
     }
 

@@ -7,12 +7,13 @@ use std::borrow::Cow;
 use std::io::{self, Write};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
-use rayon::prelude::*;
 use serde_json::json;
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::recover::flow::make_room;
 use crate::recover::get::{Content, Item};
-use crate::recover::{Document, Node, Scalar};
+use crate::recover::seen::{Holds, Seen};
+use crate::recover::{Document, Layout, Node, Scalar};
 
 use super::object::pretty;
 use super::text::harmless;
@@ -34,45 +35,174 @@ pub enum Form {
 /// So many times the length of an object's JSON is set aside for its text.
 const TEXT_OF_JSON: usize = 2;
 
+/// So many times the length of what is stored is set aside for its JSON on several lines, and so many bytes beside it.
+const LINES_OF_STORED: (usize, usize) = (4, 4096);
+
 /// How deep the objects of a list are indented in JSON.
 const LIST_INDENT: usize = 8;
 
-/// Writes objects as they come.
-pub struct Objects<'o> {
-    out: &'o mut dyn Write,
+/// What stands before each object of a list in JSON; before the first one without the comma.
+const JSON_SEPARATOR: &[u8] = b",\n        ";
+
+/// How each object is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Style {
     form: Form,
     /// Whether they are the items of a list.
     list: bool,
     /// Whether the data of Secrets is shown as text.
     decode: bool,
+}
+
+/// The text of some objects that follow one another.
+#[derive(Default)]
+pub struct Piece {
+    text: Zeroizing<Vec<u8>>,
+    /// One object as JSON and as YAML, on its way into the text.
+    json: Zeroizing<Vec<u8>>,
+    yaml: Zeroizing<String>,
+}
+
+/// What became of an object.
+pub enum Written {
+    /// It is written; `misplaced` if it is another than its key names.
+    Object {
+        /// Whether it is.
+        misplaced: bool,
+    },
+    /// What stands in its place is written.
+    Instead(Box<Item>),
+}
+
+/// Writes objects as they come.
+pub struct Objects<'o> {
+    out: &'o mut dyn Write,
+    style: Style,
     any: bool,
 }
 
-impl<'o> Objects<'o> {
-    /// Begins. Without `list` the one object stands for itself.
-    pub fn new(out: &'o mut dyn Write, form: Form, list: bool, decode: bool) -> Self {
-        let list = list && matches!(form, Form::Json | Form::Yaml);
-        Self { out, form, list, decode, any: false }
+impl Style {
+    /// Without `list` the one object stands for itself.
+    pub fn new(form: Form, list: bool, decode: bool) -> Self {
+        Self { form, list: list && matches!(form, Form::Json | Form::Yaml), decode }
     }
 
-    /// Writes some more.
+    /// Appends an object's text.
+    pub fn write(self, seen: &Seen<'_>, piece: &mut Piece) -> Written {
+        if let Holds::Plain(plaintext) = &seen.holds
+            && self.write_plain(seen, plaintext, piece)
+        {
+            return Written::Object { misplaced: seen.is_misplaced(plaintext) };
+        }
+        let item = seen.item(false);
+        self.write_item(&item, piece);
+        match item.content {
+            Content::Object { misplaced, .. } => Written::Object { misplaced },
+            Content::Closed { .. } | Content::Undecodable { .. } => Written::Instead(Box::new(item)),
+        }
+    }
+
+    /// Appends what goes straight into the text; false if something is in the way of that.
+    fn write_plain(self, seen: &Seen<'_>, plaintext: &[u8], piece: &mut Piece) -> bool {
+        let Piece { text, json, yaml } = piece;
+        let (times, more) = LINES_OF_STORED;
+        make_room(text, plaintext.len().saturating_mul(times).saturating_add(more));
+        let start = text.len();
+        let written = match self.form {
+            _ if self.decode => false,
+            Form::Name => false,
+            Form::Json | Form::Jsonl => {
+                let layout = match (self.form, self.list) {
+                    (Form::Jsonl, _) => Layout::OneLine,
+                    (_, true) => Layout::Lines(LIST_INDENT),
+                    (_, false) => Layout::Lines(0),
+                };
+                self.begin(text);
+                seen.write(plaintext, layout, text).is_ok()
+            }
+            Form::Yaml => {
+                json.clear();
+                make_room(json, plaintext.len().saturating_mul(times).saturating_add(more));
+                seen.write(plaintext, Layout::OneLine, json).is_ok() && self.write_yaml(json, yaml, text)
+            }
+        };
+        if written {
+            self.end(text);
+        } else {
+            text.truncate(start);
+        }
+        written
+    }
+
+    /// Appends JSON as YAML.
+    fn write_yaml(self, json: &[u8], yaml: &mut Zeroizing<String>, text: &mut Zeroizing<Vec<u8>>) -> bool {
+        let Ok(document) = Document::parse(json) else { return false };
+        yaml.clear();
+        if yaml.capacity() < TEXT_OF_JSON * json.len() {
+            // Text that grows is copied, and what it is copied from is not wiped.
+            *yaml = Zeroizing::new(String::with_capacity(2 * TEXT_OF_JSON * json.len()));
+        }
+        if self.list {
+            yaml::write_item(document.root(), yaml);
+        } else {
+            yaml::write(document.root(), yaml);
+        }
+        make_room(text, yaml.len());
+        text.extend_from_slice(yaml.as_bytes());
+        true
+    }
+
+    /// Appends the text of an object that was decoded, or what stands in its place.
+    pub fn write_item(self, item: &Item, piece: &mut Piece) {
+        let text = text(self, item);
+        make_room(&mut piece.text, text.len() + JSON_SEPARATOR.len());
+        self.begin(&mut piece.text);
+        piece.text.extend_from_slice(text.as_bytes());
+        self.end(&mut piece.text);
+    }
+
+    fn begin(self, text: &mut Vec<u8>) {
+        if self.list && self.form == Form::Json {
+            text.extend_from_slice(JSON_SEPARATOR);
+        }
+    }
+
+    fn end(self, text: &mut Vec<u8>) {
+        if self.form == Form::Jsonl || (self.form == Form::Json && !self.list) {
+            text.push(b'\n');
+        }
+    }
+
+    fn opening(self) -> &'static str {
+        match self.form {
+            Form::Yaml => "apiVersion: v1\nitems:\n",
+            _ => "{\n    \"apiVersion\": \"v1\",\n    \"items\": [",
+        }
+    }
+}
+
+impl<'o> Objects<'o> {
+    /// Begins.
+    pub fn new(out: &'o mut dyn Write, style: Style) -> Self {
+        Self { out, style, any: false }
+    }
+
+    /// Writes some more, and leaves the piece empty.
     ///
     /// # Errors
     ///
     /// When they cannot be written.
-    pub fn write(&mut self, items: &[Item]) -> io::Result<()> {
-        let (form, list, decode) = (self.form, self.list, self.decode);
-        let texts: Vec<Zeroizing<String>> = items.par_iter().map(|item| text(form, list, decode, item)).collect();
-        for text in &texts {
-            if self.list && !self.any {
-                self.out.write_all(self.opening().as_bytes())?;
+    pub fn write(&mut self, piece: &mut Piece) -> io::Result<()> {
+        let mut text = piece.text.as_slice();
+        if self.style.list && !self.any && !text.is_empty() {
+            self.out.write_all(self.style.opening().as_bytes())?;
+            if self.style.form == Form::Json {
+                text = text.get(1..).unwrap_or_default();
             }
-            if self.list && self.form == Form::Json {
-                self.out.write_all(if self.any { b",\n        " } else { b"\n        " })?;
-            }
-            self.out.write_all(text.as_bytes())?;
-            self.any = true;
         }
+        self.any |= !text.is_empty();
+        self.out.write_all(text)?;
+        piece.text.clear();
         Ok(())
     }
 
@@ -82,10 +212,10 @@ impl<'o> Objects<'o> {
     ///
     /// When it cannot be written.
     pub fn finish(&mut self) -> io::Result<()> {
-        if !self.list {
+        if !self.style.list {
             return Ok(());
         }
-        if self.form == Form::Yaml {
+        if self.style.form == Form::Yaml {
             let empty = if self.any { "" } else { "apiVersion: v1\nitems: []\n" };
             return write!(self.out, "{empty}kind: List\nmetadata:\n  resourceVersion: \"\"\n");
         }
@@ -93,17 +223,11 @@ impl<'o> Objects<'o> {
         let tail = ",\n    \"kind\": \"List\",\n    \"metadata\": {\n        \"resourceVersion\": \"\"\n    }\n}\n";
         write!(self.out, "{head}{tail}")
     }
-
-    fn opening(&self) -> &'static str {
-        match self.form {
-            Form::Yaml => "apiVersion: v1\nitems:\n",
-            _ => "{\n    \"apiVersion\": \"v1\",\n    \"items\": [",
-        }
-    }
 }
 
 /// One object in its form.
-fn text(form: Form, list: bool, decode: bool, item: &Item) -> Zeroizing<String> {
+fn text(style: Style, item: &Item) -> Zeroizing<String> {
+    let Style { form, list, decode } = style;
     let mut text = Zeroizing::new(String::new());
     if form == Form::Name {
         text.push_str(&name(item));
@@ -114,21 +238,13 @@ fn text(form: Form, list: bool, decode: bool, item: &Item) -> Zeroizing<String> 
     if decode && let Some(decoded) = decoded_secret(&json) {
         json = Cow::Owned(decoded);
     }
-    // Text that grows is copied, and what it is copied from is not wiped.
     text.reserve(TEXT_OF_JSON * json.len());
     let Ok(document) = Document::parse(&json) else { return text };
     match form {
         Form::Yaml if list => yaml::write_item(document.root(), &mut text),
         Form::Yaml => yaml::write(document.root(), &mut text),
-        Form::Json if list => pretty(document.root(), LIST_INDENT, &mut text),
-        Form::Json => {
-            pretty(document.root(), 0, &mut text);
-            text.push('\n');
-        }
-        Form::Jsonl | Form::Name => {
-            text.push_str(&String::from_utf8_lossy(&json));
-            text.push('\n');
-        }
+        Form::Json => pretty(document.root(), if list { LIST_INDENT } else { 0 }, &mut text),
+        Form::Jsonl | Form::Name => text.push_str(&String::from_utf8_lossy(&json)),
     }
     text
 }
@@ -293,8 +409,14 @@ mod tests {
 
     fn written(form: Form, list: bool, items: &[Item]) -> String {
         let mut out = Vec::new();
-        let mut objects = Objects::new(&mut out, form, list, false);
-        objects.write(items).unwrap();
+        let style = Style::new(form, list, false);
+        let mut objects = Objects::new(&mut out, style);
+        // One by one, and with pieces in which nothing is.
+        for items in items.chunks(1).chain([&[][..]]) {
+            let mut piece = Piece::default();
+            items.iter().for_each(|item| style.write_item(item, &mut piece));
+            objects.write(&mut piece).unwrap();
+        }
         objects.finish().unwrap();
         String::from_utf8(out).unwrap()
     }

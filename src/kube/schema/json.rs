@@ -2,34 +2,37 @@
 
 use crate::kube::document::{Node, Scalar};
 
-use super::Dress;
-use super::write::{number, string};
+use super::write::{integer, string};
+use super::{Dress, Layout};
 
 /// Writes an object with its keys sorted and its metadata dressed.
-pub(super) fn dressed(root: Node<'_, '_>, dress: &Dress, out: &mut Vec<u8>) {
+pub(super) fn dressed(root: Node<'_, '_>, dress: &Dress, layout: Layout, out: &mut Vec<u8>) {
     if root.scalar() != Scalar::Object {
-        return root.write(out);
+        return root.write_laid_out(layout, out);
     }
     out.push(b'{');
-    let opening = out.len();
+    let (opening, inner) = (out.len(), layout.inner());
     for (key, value) in root.sorted() {
-        name(&key, opening, out);
+        name(&key, opening, inner, out);
         if key == "metadata" && value.scalar() == Scalar::Object {
-            metadata(value, dress, out)
+            metadata(value, dress, inner, out)
         } else {
-            value.write(out)
+            value.write_laid_out(inner, out)
         }
     }
-    out.push(b'}');
+    layout.close(opening, b'}', out);
 }
 
-fn metadata(node: Node<'_, '_>, dress: &Dress, out: &mut Vec<u8>) {
+fn metadata(node: Node<'_, '_>, dress: &Dress, layout: Layout, out: &mut Vec<u8>) {
     const REVISION: &str = "resourceVersion";
+    let inner = layout.inner();
     let mut revision = dress.resource_version;
     let mut write_revision = |opening, out: &mut Vec<u8>| {
         if let Some(revision) = revision.take() {
-            name(REVISION, opening, out);
-            number(out, format_args!("\"{revision}\""));
+            name(REVISION, opening, inner, out);
+            out.push(b'"');
+            integer(out, revision);
+            out.push(b'"');
         }
     };
     out.push(b'{');
@@ -44,17 +47,15 @@ fn metadata(node: Node<'_, '_>, dress: &Dress, out: &mut Vec<u8>) {
         if key == REVISION && dress.resource_version.is_some() {
             continue;
         }
-        name(&key, opening, out);
-        value.write(out);
+        name(&key, opening, inner, out);
+        value.write_laid_out(inner, out);
     }
     write_revision(opening, out);
-    out.push(b'}');
+    layout.close(opening, b'}', out);
 }
 
-fn name(name: &str, opening: usize, out: &mut Vec<u8>) {
-    if out.len() > opening {
-        out.push(b',');
-    }
+fn name(name: &str, opening: usize, layout: Layout, out: &mut Vec<u8>) {
+    layout.next(opening, out);
     string(name.as_bytes(), out);
-    out.push(b':');
+    layout.colon(out);
 }

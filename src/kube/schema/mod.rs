@@ -8,6 +8,7 @@
 
 mod cbor;
 mod json;
+mod layout;
 mod quantity;
 mod special;
 mod table;
@@ -25,6 +26,8 @@ use super::document::{Document, Malformed};
 use super::payload::{self, Encoding};
 use walk::Walker;
 
+pub use layout::Layout;
+
 /// The key under which fields are shown that the table has not: a list with `field` (the number), `type` (of the wire:
 /// `varint`, `fixed32`, `fixed64`, `bytes`), `value` (bytes in base64) and, in an inlined struct, its number `within`.
 pub const UNKNOWN: &str = "$unknown";
@@ -32,18 +35,20 @@ pub const UNKNOWN: &str = "$unknown";
 /// What every protobuf value begins with.
 const PROTOBUF: &[u8] = b"k8s\0";
 
-/// How an object's metadata is shown.
+/// How an object is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dress {
     /// Shown as `resourceVersion`, which is not stored.
     pub resource_version: Option<i64>,
     /// Whether `managedFields` are shown.
     pub managed_fields: bool,
+    /// How all of it is laid out.
+    pub layout: Layout,
 }
 
 impl Dress {
     /// Everything as it was stored.
-    pub const STORED: Self = Self { resource_version: None, managed_fields: true };
+    pub const STORED: Self = Self { resource_version: None, managed_fields: true, layout: Layout::OneLine };
 }
 
 /// What was made of a stored object.
@@ -148,7 +153,7 @@ fn via_value(value: &serde_json::Value, dress: &Dress, out: &mut Vec<u8>) -> Res
 
 fn dressed(text: &[u8], dress: &Dress, out: &mut Vec<u8>) -> Result<(), Malformed> {
     let document = Document::parse(text)?;
-    json::dressed(document.root(), dress, out);
+    json::dressed(document.root(), dress, dress.layout, out);
     Ok(())
 }
 

@@ -8,7 +8,7 @@
 
 use super::quantity;
 use super::wire::{Fault, Fields, Value};
-use super::write::{number, string};
+use super::write::{number, string, two_digits};
 
 const SECONDS_PER_DAY: i64 = 86_400;
 
@@ -45,9 +45,18 @@ pub(super) fn rfc3339(seconds: i64, micros: Option<i32>, out: &mut Vec<u8>) {
     let (year, month, day) = date(seconds.div_euclid(SECONDS_PER_DAY));
     let second = seconds.rem_euclid(SECONDS_PER_DAY);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    let sign = if year < 0 { "-" } else { "" };
-    let year = year.unsigned_abs();
-    number(out, format_args!("\"{sign}{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}"));
+    out.push(b'"');
+    if (0..10_000).contains(&year) {
+        two_digits(out, year / 100);
+        two_digits(out, year);
+    } else {
+        let sign = if year < 0 { "-" } else { "" };
+        number(out, format_args!("{sign}{:04}", year.unsigned_abs()));
+    }
+    for (mark, part) in [(b'-', month), (b'-', day), (b'T', hour), (b':', minute), (b':', second)] {
+        out.push(mark);
+        two_digits(out, part);
+    }
     if let Some(micros) = micros {
         number(out, format_args!(".{micros:06}"));
     }

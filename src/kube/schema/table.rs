@@ -109,6 +109,39 @@ pub(super) struct Slot {
     pub(super) name: &'static str,
     pub(super) ty: Type,
     pub(super) flags: Flags,
+    /// Whether it holds a list or map that is a message of its own.
+    pub(super) wrapper: bool,
+    /// Whether it is null where it is not there.
+    pub(super) null: bool,
+    /// What an object's metadata can be dressed in.
+    pub(super) trim: Trim,
+}
+
+/// What of an object's metadata is not always shown as it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trim {
+    None,
+    ManagedFields,
+    ResourceVersion,
+}
+
+impl Slot {
+    fn new(field: &RawField, raw: &[RawMessage]) -> Self {
+        let RawField { name, ty, flags, .. } = *field;
+        let wrapper = match ty {
+            Type::Message(number) => raw.get(number as usize).is_some_and(|message| message.form == Form::Wrapper),
+            _ => false,
+        };
+        let is_nil = flags.pointer() || flags.repeated() || flags.map() || ty == Type::Bytes || wrapper;
+        // Whether a release that is gone would have written null, nobody can tell.
+        let null = is_nil && !flags.omit_empty() && !flags.retired();
+        let trim = match name {
+            "managedFields" => Trim::ManagedFields,
+            "resourceVersion" => Trim::ResourceVersion,
+            _ => Trim::None,
+        };
+        Self { name, ty, flags, wrapper, null, trim }
+    }
 }
 
 /// Where a field number leads.
@@ -259,7 +292,7 @@ impl RawMessage {
 impl RawField {
     fn read(reader: &mut Reader, strings: &[&'static str], messages: usize) -> Option<Self> {
         let number = reader.number().filter(|number| (1..MAX_NUMBER).contains(number))?;
-        let name = strings.get(reader.index()?)?;
+        let name = strings.get(reader.index()?).filter(|name| !name.bytes().any(needs_escape))?;
         let ty = reader.number()?;
         let flags = Flags(reader.number().filter(|flags| *flags <= Flags::ALL)?);
         let ty = match ty {
@@ -284,6 +317,11 @@ impl RawField {
     }
 }
 
+/// Whether a byte of a name would have to be escaped in JSON; no name has one.
+fn needs_escape(byte: u8) -> bool {
+    !(0x20..0x7f).contains(&byte) || matches!(byte, b'"' | b'\\')
+}
+
 /// Dissolves inlined structs and orders the names. Where two fields bear one name, the one that is inlined less deeply has
 /// it, as in Go.
 fn lay_out(raw: &[RawMessage], number: usize) -> Option<Message> {
@@ -297,7 +335,7 @@ fn lay_out(raw: &[RawMessage], number: usize) -> Option<Message> {
     for index in order {
         let (_, slot) = placed.get(index)?;
         if slots.last().is_none_or(|last| last.name != slot.name) {
-            slots.push(Slot { name: slot.name, ty: slot.ty, flags: slot.flags });
+            slots.push(*slot);
         }
         *places.get_mut(index)? = u16::try_from(slots.len() - 1).ok()?;
     }
@@ -331,8 +369,7 @@ impl Layout<'_> {
                     Target::Inline(self.list(usize::try_from(inlined).ok()?, depth + 1)?)
                 }
                 _ => {
-                    let slot = Slot { name: field.name, ty: field.ty, flags: field.flags };
-                    self.slots.push((depth, slot));
+                    self.slots.push((depth, Slot::new(field, self.raw)));
                     Target::Slot(u16::try_from(self.slots.len() - 1).ok()?)
                 }
             };

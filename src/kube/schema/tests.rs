@@ -108,7 +108,7 @@ fn json_of_every_object_passes_with_its_keys_sorted_and_its_values_kept() {
 
 #[test]
 fn metadata_is_dressed_the_same_in_protobuf_and_json() {
-    let dress = Dress { resource_version: Some(4711), managed_fields: false };
+    let dress = Dress { resource_version: Some(4711), managed_fields: false, ..Dress::STORED };
     for sample in samples(KUBERNETES_1_34).into_iter().filter(|sample| sample.kind == "Secret") {
         let (mut expected, text) = (sample.json.clone(), sample.json.to_string());
         expected["metadata"]["resourceVersion"] = json!("4711");
@@ -239,7 +239,7 @@ fn nested_objects_are_decoded_and_what_is_no_json_is_shown() {
         (b"\x00\x01", json!({"$unknown": [{"field": 1, "type": "bytes", "value": "AAE="}]})),
     ] {
         let plain = object("apps/v1", "ControllerRevision", &[bytes(1, b""), bytes(2, &bytes(1, raw))].concat());
-        let (_, value) = decoded(&plain, &Dress { resource_version: Some(7), managed_fields: true }).unwrap();
+        let (_, value) = decoded(&plain, &Dress { resource_version: Some(7), ..Dress::STORED }).unwrap();
         assert_eq!(value["data"], expected);
     }
 }
@@ -311,7 +311,7 @@ fn cbor_of_custom_resources_is_their_json() {
         b"\x48metadata\xa1\x44name\x41w\x4aapiVersion\x4eexample.com/v1",
     ]
     .concat();
-    let dress = Dress { resource_version: Some(3), managed_fields: false };
+    let dress = Dress { resource_version: Some(3), managed_fields: false, ..Dress::STORED };
     let (found, value) = decoded(&plain, &dress).unwrap();
     assert_eq!(found.encoding, Encoding::Cbor);
     assert_eq!(

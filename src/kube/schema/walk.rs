@@ -9,14 +9,17 @@
 //! list or map) and yet is missing was not known to the release that wrote it, and is left out.
 
 use super::special::{self, Precision};
-use super::table::{Form, Message, Slot, TABLE, Target, Type};
+use super::table::{Form, Message, Slot, TABLE, Target, Trim, Type};
 use super::wire::{Fault, Fields, Value, varint};
-use super::write::{base64, float, number, string};
-use super::{Dress, PROTOBUF, UNKNOWN};
+use super::write::{base64, float, integer, number, string};
+use super::{Dress, Layout, PROTOBUF, UNKNOWN};
 use crate::kube::document::Document;
 
 /// Messages in messages deeper than this are refused; types of Kubernetes hardly reach 20.
 const MAX_DEPTH: usize = 100;
+
+/// Few objects have more fields in one message and all that it lies in.
+const USUAL_FIELDS: usize = 64;
 
 /// The slot of what is not known; it comes first.
 const NO_SLOT: u32 = 0;
@@ -61,6 +64,8 @@ enum Shown {
 pub(super) struct Walker<'p, 'o> {
     out: &'o mut Vec<u8>,
     dress: &'o Dress,
+    /// That of the value that is being written.
+    layout: Layout,
     stack: Vec<Met<'p>>,
     /// Unknown fields that were shown.
     pub(super) unknown: u64,
@@ -70,7 +75,7 @@ pub(super) struct Walker<'p, 'o> {
 
 impl<'p, 'o> Walker<'p, 'o> {
     pub(super) fn new(dress: &'o Dress, out: &'o mut Vec<u8>) -> Self {
-        Self { out, dress, stack: Vec::new(), unknown: 0, known_kind: true }
+        Self { out, dress, layout: dress.layout, stack: Vec::with_capacity(USUAL_FIELDS), unknown: 0, known_kind: true }
     }
 
     /// Writes the object of an envelope, magic included.
@@ -92,7 +97,7 @@ impl<'p, 'o> Walker<'p, 'o> {
         let raw = raw.ok_or(Fault { at: body, what: "no object in the envelope" })?;
         if is_json {
             let document = Document::parse(raw).map_err(|fault| Fault { at: raw, what: fault.what })?;
-            super::json::dressed(document.root(), self.dress, self.out);
+            super::json::dressed(document.root(), self.dress, self.layout, self.out);
             return Ok(());
         }
         let (mut api_version, mut kind) = ("", "");
@@ -207,8 +212,7 @@ impl<'p, 'o> Walker<'p, 'o> {
         role: Role<'p>,
     ) -> Result<(), Fault<'p>> {
         let end = self.stack.len();
-        let opening = self.out.len() + 1;
-        self.out.push(b'{');
+        let opening = self.open(b'{');
         let mut group = self.group(start, NO_SLOT);
         if group.start < group.end {
             self.name(UNKNOWN, opening);
@@ -225,7 +229,10 @@ impl<'p, 'o> Walker<'p, 'o> {
                 string(value.as_bytes(), self.out);
                 type_meta = rest;
             }
-            if matches!(role, Role::Metadata) && self.dressed(slot, opening) {
+            if slot.trim != Trim::None && matches!(role, Role::Metadata) && self.dressed(slot, opening) {
+                continue;
+            }
+            if group.start == group.end && !slot.null {
                 continue;
             }
             match self.shown(slot, group, retired)? {
@@ -248,42 +255,52 @@ impl<'p, 'o> Walker<'p, 'o> {
             self.name(name, opening);
             string(value.as_bytes(), self.out);
         }
-        self.out.push(b'}');
+        self.close(opening, b'}');
         Ok(())
     }
 
     /// Writes what the metadata is dressed with instead of what was stored; true if the slot is done with.
     fn dressed(&mut self, slot: &Slot, opening: usize) -> bool {
-        match slot.name {
-            "managedFields" => !self.dress.managed_fields,
-            "resourceVersion" => {
+        match slot.trim {
+            Trim::ManagedFields => !self.dress.managed_fields,
+            Trim::ResourceVersion => {
                 let Some(revision) = self.dress.resource_version else { return false };
                 self.name(slot.name, opening);
-                number(self.out, format_args!("\"{revision}\""));
+                self.out.push(b'"');
+                integer(self.out, revision);
+                self.out.push(b'"');
                 true
             }
-            _ => false,
+            Trim::None => false,
         }
     }
 
-    /// Writes a key, after a comma unless it is the first one of the object that opened at a place.
+    /// Begins an object or list, and gives the place behind its bracket.
+    fn open(&mut self, bracket: u8) -> usize {
+        self.out.push(bracket);
+        self.layout = self.layout.inner();
+        self.out.len()
+    }
+
+    /// Ends an object or list. Where a fault comes before that nothing of what was written is used.
+    fn close(&mut self, opening: usize, bracket: u8) {
+        self.layout = self.layout.outer();
+        self.layout.close(opening, bracket, self.out);
+    }
+
+    /// Writes a key of the object that opened at a place. No name in the table has anything to be escaped.
     fn name(&mut self, name: &str, opening: usize) {
-        if self.out.len() > opening {
-            self.out.push(b',');
-        }
-        string(name.as_bytes(), self.out);
-        self.out.push(b':');
+        self.comma(opening);
+        self.out.push(b'"');
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.push(b'"');
+        self.layout.colon(self.out);
     }
 
     fn shown(&self, slot: &Slot, group: Group, retired: bool) -> Result<Shown, Fault<'p>> {
         let flags = slot.flags;
-        let is_wrapper = match slot.ty {
-            Type::Message(number) => TABLE.message(number).is_some_and(|message| message.form == Form::Wrapper),
-            _ => false,
-        };
         if group.start == group.end {
-            let is_nil = flags.pointer() || flags.repeated() || flags.map() || slot.ty == Type::Bytes || is_wrapper;
-            return Ok(if is_nil && !flags.omit_empty() { Shown::Null } else { Shown::No });
+            return Ok(if slot.null { Shown::Null } else { Shown::No });
         }
         if flags.pointer() || flags.repeated() || flags.map() {
             return Ok(Shown::Yes);
@@ -291,7 +308,7 @@ impl<'p, 'o> Walker<'p, 'o> {
         let value = self.last(group);
         let is_empty = match slot.ty {
             Type::Str | Type::Bytes => value == Value::Bytes(&[]),
-            Type::Message(_) if is_wrapper => value == Value::Bytes(&[]),
+            Type::Message(_) if slot.wrapper => value == Value::Bytes(&[]),
             Type::Bool | Type::Signed | Type::Unsigned | Type::Double | Type::Float => is_zero(value),
             _ => false,
         };
@@ -313,8 +330,7 @@ impl<'p, 'o> Walker<'p, 'o> {
         if !slot.flags.repeated() {
             return self.single(slot.ty, group, depth, role);
         }
-        self.out.push(b'[');
-        let opening = self.out.len();
+        let opening = self.open(b'[');
         for place in group.start..group.end {
             let one = Group { start: place, end: place + 1 };
             match self.last(one) {
@@ -325,14 +341,13 @@ impl<'p, 'o> Walker<'p, 'o> {
                 }
             }
         }
-        self.out.push(b']');
+        self.close(opening, b']');
         Ok(())
     }
 
+    /// Goes on to the next member or item of what opened at a place.
     fn comma(&mut self, opening: usize) {
-        if self.out.len() > opening {
-            self.out.push(b',');
-        }
+        self.layout.next(opening, self.out);
     }
 
     /// Numbers one after the other in one field.
@@ -368,7 +383,7 @@ impl<'p, 'o> Walker<'p, 'o> {
             (Type::Bool, Value::Varint(value)) => {
                 self.out.extend_from_slice(if value == 0 { b"false" } else { b"true" });
             }
-            (Type::Signed, Value::Varint(value)) => number(self.out, value.cast_signed()),
+            (Type::Signed, Value::Varint(value)) => integer(self.out, value.cast_signed()),
             (_, Value::Varint(value)) => number(self.out, value),
             (_, Value::Fixed64(value)) => float(self.out, f64::from_bits(value)),
             (_, Value::Fixed32(value)) => float(self.out, f64::from(f32::from_bits(value))),
@@ -419,13 +434,13 @@ impl<'p, 'o> Walker<'p, 'o> {
         };
         if ty == Type::RawExtension && raw.starts_with(PROTOBUF) {
             let dress = self.dress;
-            self.dress = &Dress { resource_version: None, managed_fields: true };
+            self.dress = &Dress::STORED;
             let nested = self.envelope(raw, depth + 1);
             self.dress = dress;
             return nested.map(|()| true);
         }
         match Document::parse(raw) {
-            Ok(document) => document.root().write(self.out),
+            Ok(document) => document.root().write_laid_out(self.layout, self.out),
             Err(_) => return Ok(false),
         }
         Ok(true)
@@ -441,17 +456,16 @@ impl<'p, 'o> Walker<'p, 'o> {
         entries.reverse();
         entries.sort_by_key(|(key, _)| *key);
         entries.dedup_by_key(|(key, _)| *key);
-        self.out.push(b'{');
-        let opening = self.out.len();
+        let opening = self.open(b'{');
         for (key, value) in entries {
             self.comma(opening);
             string(key, self.out);
-            self.out.push(b':');
+            self.layout.colon(self.out);
             let group = self.push(value.unwrap_or(if is_scalar(ty) { Value::Varint(0) } else { Value::Bytes(&[]) }));
             self.single(ty, group, depth, Role::Part)?;
             self.stack.truncate(group.start);
         }
-        self.out.push(b'}');
+        self.close(opening, b'}');
         Ok(())
     }
 
@@ -506,36 +520,41 @@ impl<'p, 'o> Walker<'p, 'o> {
     }
 
     fn unknown_object(&mut self, group: Group) {
-        self.out.push(b'{');
-        let opening = self.out.len();
+        let opening = self.open(b'{');
         self.name(UNKNOWN, opening);
         self.unknown_list(group);
-        self.out.push(b'}');
+        self.close(opening, b'}');
     }
 
     fn unknown_list(&mut self, group: Group) {
-        self.out.push(b'[');
-        let opening = self.out.len();
+        let list = self.open(b'[');
         for place in group.start..group.end {
-            let Some(Met { number: field, within, value, .. }) = self.stack.get(place).copied() else { continue };
+            let Some(met) = self.stack.get(place).copied() else { continue };
             self.unknown += 1;
-            self.comma(opening);
-            number(self.out, format_args!("{{\"field\":{field},"));
+            self.comma(list);
+            let opening = self.open(b'{');
+            self.name("field", opening);
+            number(self.out, met.number);
+            self.name("type", opening);
+            let (ty, value) = match met.value {
+                Value::Varint(value) => ("varint", Ok(value)),
+                Value::Fixed64(value) => ("fixed64", Ok(value)),
+                Value::Fixed32(value) => ("fixed32", Ok(u64::from(value))),
+                Value::Bytes(bytes) => ("bytes", Err(bytes)),
+            };
+            string(ty.as_bytes(), self.out);
+            self.name("value", opening);
             match value {
-                Value::Varint(value) => number(self.out, format_args!("\"type\":\"varint\",\"value\":{value}")),
-                Value::Fixed64(value) => number(self.out, format_args!("\"type\":\"fixed64\",\"value\":{value}")),
-                Value::Fixed32(value) => number(self.out, format_args!("\"type\":\"fixed32\",\"value\":{value}")),
-                Value::Bytes(bytes) => {
-                    self.out.extend_from_slice(b"\"type\":\"bytes\",\"value\":");
-                    base64(bytes, self.out);
-                }
+                Ok(value) => number(self.out, value),
+                Err(bytes) => base64(bytes, self.out),
             }
-            if within > 0 {
-                number(self.out, format_args!(",\"within\":{within}"));
+            if met.within > 0 {
+                self.name("within", opening);
+                number(self.out, met.within);
             }
-            self.out.push(b'}');
+            self.close(opening, b'}');
         }
-        self.out.push(b']');
+        self.close(list, b']');
     }
 }
 
