@@ -33,6 +33,7 @@ mod live;
 #[cfg(feature = "live")]
 mod live_rewrite;
 mod oracle;
+mod payloads;
 mod restored;
 mod rewritten;
 

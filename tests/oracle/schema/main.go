@@ -157,6 +157,7 @@ func main() {
 			p.collect()
 		}
 	}
+	unite()
 	write(os.Args[1])
 }
 
@@ -417,6 +418,30 @@ func merge(full string, m *message) {
 		before.flags, after.flags = before.flags&^flagRetired, after.flags&^flagRetired
 		if before != after {
 			difference(full, before, after)
+		}
+		if before.message != after.message && before.message != "" && after.message != "" {
+			renamed = append(renamed, [2]string{before.message, after.message})
+		}
+	}
+}
+
+// The types of fields that have another type since: before and after.
+var renamed [][2]string
+
+// unite gives each type the fields of the one in whose place it came, which older releases may have written.
+func unite() {
+	for _, pair := range renamed {
+		before, after := messages[pair[0]], messages[pair[1]]
+		if before == nil || after == nil || before.form != formPlain || after.form != formPlain {
+			continue
+		}
+		for number, old := range before.fields {
+			if _, known := after.fields[number]; !known {
+				retired := *old
+				retired.flags |= flagRetired
+				after.fields[number] = &retired
+				fmt.Fprintf(os.Stderr, "%s: field %d: that of %s\n", pair[1], number, pair[0])
+			}
 		}
 	}
 }
