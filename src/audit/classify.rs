@@ -9,6 +9,7 @@ use std::fmt;
 use crate::kube::key::Address;
 use crate::kube::payload::{self, Encoding, Mismatch, PayloadError};
 use crate::kube::resource::GroupResource;
+use crate::kube::schema::{self, DecodeError};
 use crate::provider::chain::Answer;
 use crate::provider::fault::{Failure, FailureKind};
 use crate::provider::kms::v2;
@@ -277,6 +278,10 @@ impl<'v> Verdict<'v> {
         match payload::identify(plaintext) {
             Err(error) => self.no_object(error),
             Ok((encoding, identity)) => {
+                if let Some(error) = self.unsound(encoding, plaintext) {
+                    self.no_object(error);
+                    return;
+                }
                 self.encoding = Some(encoding);
                 if let Address::Object(object) = address
                     && let Some(mismatch) = payload::mismatch(object, &identity)
@@ -285,6 +290,21 @@ impl<'v> Verdict<'v> {
                     self.reason = Some(Reason::Mismatch(mismatch));
                 }
             }
+        }
+    }
+
+    /// What the API server's decoder would stumble over inside the object. Only ciphers that prove nothing about what they
+    /// open need that: a bit that flipped in the store is noise in the middle of an object whose name still fits.
+    fn unsound(&self, encoding: Encoding, plaintext: &[u8]) -> Option<PayloadError> {
+        let proves_nothing = matches!(self.kind, Some(SealedKind::AesCbc | SealedKind::KmsV1));
+        if !proves_nothing || encoding != Encoding::Protobuf {
+            return None;
+        }
+        match schema::look_through(plaintext).err()? {
+            DecodeError::Malformed { encoding, offset, what } => {
+                Some(PayloadError::Malformed { encoding, offset, fault: what })
+            }
+            DecodeError::NoForm => Some(PayloadError::NoForm),
         }
     }
 

@@ -4,6 +4,7 @@
 //! a value that opens by a key needs that one, whatever it names.
 
 use crate::source::datadir::LogFacts;
+use crate::source::digest::Trailer;
 
 use super::row::{RecordKind, Row};
 use super::run::Audit;
@@ -76,9 +77,21 @@ pub fn passages(audit: &Audit, wanted: &[Wanted], including: Including) -> Vec<P
     wanted.iter().map(passage).collect()
 }
 
-/// Whether every record of the store was read, without which nothing can be said to be unneeded.
+/// Why nothing can be said to be unneeded, as a sentence without its end: records that were not read may need any key, and
+/// bytes that changed after the snapshot was taken may have changed a name that stood in them.
+pub fn doubt(audit: &Audit) -> Option<&'static str> {
+    if audit.fault_count > 0 || audit.unsteady || audit.log.as_ref().is_some_and(LogFacts::may_lack_writes) {
+        Some("not every record could be read")
+    } else if audit.digests.is_some_and(|digests| digests.trailer == Trailer::Mismatch) {
+        Some("its bytes are not those that its own digest was made of")
+    } else {
+        None
+    }
+}
+
+/// Whether every record of the store was read, as far as it can tell as it was written.
 pub fn read_whole(audit: &Audit) -> bool {
-    audit.fault_count == 0 && !audit.unsteady && !audit.log.as_ref().is_some_and(LogFacts::may_lack_writes)
+    doubt(audit).is_none()
 }
 
 /// Whether a record needs one of the keys that are to go.

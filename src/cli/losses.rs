@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use clap::ValueEnum;
 
-use crate::audit::gate::{Including, read_whole};
+use crate::audit::gate::{Including, doubt};
 use crate::audit::loss::Losses;
 use crate::audit::row::RecordKind;
 use crate::audit::rules::Rules;
@@ -73,8 +73,8 @@ pub fn refuse(
     if !needed.by.is_empty() {
         return Err(needed.refusal(&path, name));
     }
-    if !read_whole(&audit) {
-        let message = format!("{path}: not every record could be read, so nothing can be said to be unneeded");
+    if let Some(why) = doubt(&audit) {
+        let message = format!("{path}: {why}, so nothing can be said to be unneeded");
         return Err(Failure::gate(message).hint("`atrest check` lists what is damaged"));
     }
     Ok(needed.passed(&path, audit.revision, including))

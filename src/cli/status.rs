@@ -293,8 +293,8 @@ impl Asked<'_> {
             let text = format!("{} stays closed: {}", closed.key, closed.why);
             remarks.push(Remark::new(Weight::Warning, "status.closed-secret", text));
         }
-        if !crate::audit::gate::read_whole(&audit) {
-            let text = "not every record could be read, so nothing can be said to be unneeded; see `atrest check`";
+        if let Some(why) = crate::audit::gate::doubt(&audit) {
+            let text = format!("{why}, so nothing can be said to be unneeded; see `atrest check`");
             remarks.push(Remark::new(Weight::Error, "status.damaged", text));
         }
         remarks.sort_by_key(|remark| std::cmp::Reverse(remark.weight));

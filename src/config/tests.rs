@@ -192,6 +192,36 @@ fn what_is_accepted_loads_the_same() {
     }
 }
 
+#[test]
+fn a_tab_is_refused_where_the_reader_of_yaml_1_1_looks_for_a_key_and_nowhere_else() {
+    let head = "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\n";
+    let text = |before: &str, between: &str, behind: &str| {
+        format!(
+            "{before}{head}resources:{between}\n- resources: [secrets]\n  providers:\n  - &k identity: {{}}\n\
+             - resources: [configmaps]\n  providers:\n  - *k{behind}"
+        )
+    };
+    let one = |text: &str| text.replace("&k identity: {}", "&k {identity: {}}");
+    for (before, between, behind) in
+        [(" \t\n", "", ""), ("# c\n\t\n", "", ""), ("", "\n\t", ""), ("", "\n  \t# c", ""), ("", "", "\n\t"), ("", "", "\n \t# c\n")]
+    {
+        let text = one(&text(before, between, behind));
+        assert_eq!(check(text.as_bytes()).errors.first().map(|error| error.stage), Some(Stage::Syntax), "{text:?}");
+    }
+    for (before, between, behind) in [
+        ("", "", ""),
+        ("#\tc\n", "", ""),
+        ("", "\t", ""),
+        ("", "\t# c", ""),
+        ("", "", "\t"),
+        ("", "", "\n#\tc\n"),
+        ("", " #\tc\n", "\t\n"),
+    ] {
+        let text = one(&text(before, between, behind));
+        assert!(check(text.as_bytes()).accepted, "{text:?}");
+    }
+}
+
 /// Whatever in a text may be a key: runs of base64 of a key's length or more.
 fn secrets(text: &str) -> Vec<&str> {
     let belongs = |character: char| character.is_ascii_alphanumeric() || "+/=".contains(character);

@@ -100,12 +100,17 @@ impl Graph {
         // The column of each open block collection; flow collections keep that of what is around them.
         let mut indents: Vec<usize> = Vec::new();
         let mut flows = 0usize;
+        // The byte behind the last token whose end is known; nothing while a block scalar was the last one.
+        let mut behind = Some(0);
         let mut parser = Parser::new_from_str_with_options(source, options);
         while let Some(next) = parser.next() {
             let (event, span) = next.map_err(|error| fault(&error))?;
             let at = place(span.start);
             if event.is_node() {
-                tabs(source, &indents, flows).before(span)?;
+                let check = tabs(source, &indents, flows);
+                check.before(span)?;
+                check.between(behind, span)?;
+                behind = span.start.byte_offset();
             }
             let (kind, anchor) = match event {
                 Event::DocumentStart(_, version) => {
@@ -125,14 +130,16 @@ impl Graph {
                     if flows > 0 {
                         flows -= 1;
                         tabs(source, &indents, flows).after(span, false)?;
+                        behind = span.end.byte_offset();
                     }
                     continue;
                 }
                 Event::Scalar(text, style, anchor, tag) => {
                     match style {
-                        ScalarStyle::Literal | ScalarStyle::Folded => {}
+                        ScalarStyle::Literal | ScalarStyle::Folded => behind = None,
                         _ => {
                             let plain = style == ScalarStyle::Plain && !text.is_empty();
+                            behind = behind_scalar(source, span, plain);
                             tabs(source, &indents, flows).after(span, plain)?;
                         }
                     }
@@ -154,10 +161,14 @@ impl Graph {
                     flows += usize::from(flows > 0 || style == StructureStyle::Flow);
                     (RawKind::Map(Vec::new()), anchor)
                 }
-                Event::Alias(anchor) => match anchors.get(&anchor) {
-                    Some(node) => (RawKind::Alias(*node), 0),
-                    None => return Err(SyntaxError::at(at, "an alias refers to an unknown anchor")),
-                },
+                Event::Alias(anchor) => {
+                    tabs(source, &indents, flows).after(span, false)?;
+                    behind = span.end.byte_offset();
+                    match anchors.get(&anchor) {
+                        Some(node) => (RawKind::Alias(*node), 0),
+                        None => return Err(SyntaxError::at(at, "an alias refers to an unknown anchor")),
+                    }
+                }
                 _ => continue,
             };
             graph.add(RawNode { kind, place: at }, anchor, &mut anchors, &mut open)?;
@@ -201,6 +212,14 @@ fn refuse_leading_end(source: &str) -> Result<(), SyntaxError> {
     Ok(())
 }
 
+/// Where a scalar ends; a plain one is looked for in all the blanks behind it.
+fn behind_scalar(source: &str, span: Span, plain: bool) -> Option<usize> {
+    let end = span.end.byte_offset()?;
+    let rest = source.get(end..)?;
+    let blanks = rest.len() - rest.trim_start_matches([' ', '\t', '\n']).len();
+    Some(if plain { end + blanks } else { end })
+}
+
 fn tabs<'a>(source: &'a str, indents: &[usize], flows: usize) -> TabCheck<'a> {
     TabCheck { source, indent: indents.last().copied(), in_flow: flows > 0 }
 }
@@ -223,8 +242,8 @@ fn indent(style: StructureStyle, span: Span, indents: &[usize]) -> usize {
 }
 
 /// Tabs where YAML 1.1's scanner refuses them and newer ones don't: in the lines that continue or follow a plain scalar, at
-/// or before the column of the collection around it; and in front of whatever follows a node of a block, be it only a
-/// comment or the end of the text.
+/// or before the column of the collection around it; and in front of whatever stands between the nodes of a block or
+/// follows them, be it only a comment or the end of the text.
 struct TabCheck<'a> {
     source: &'a str,
     /// The column of the collection around, none for the root.
@@ -274,6 +293,25 @@ impl TabCheck<'_> {
             || rest.strip_suffix(['-', '?']).is_some_and(|rest| rest.is_empty() || rest.ends_with([' ', '\t', '\n']));
         if !self.in_flow && blanks.contains('\t') && (rest.is_empty() || rest.ends_with('\n') || item()) {
             return Err(SyntaxError::at(place(span.start), "found a tab character where indentation is expected"));
+        }
+        Ok(())
+    }
+
+    /// At the start of any line between two nodes of a block, where upstream looks for a key.
+    fn between(&self, behind: Option<usize>, span: Span) -> Result<(), SyntaxError> {
+        let gap = behind.zip(span.start.byte_offset()).and_then(|(from, to)| self.source.get(from..to));
+        let Some(gap) = gap.filter(|_| !self.in_flow) else { return Ok(()) };
+        // What goes on from a node's line is no start of a line.
+        let lines = if behind == Some(0) { Some(gap) } else { gap.split_once('\n').map(|(_, lines)| lines) };
+        let Some(lines) = lines else { return Ok(()) };
+        let first = span.start.line().saturating_sub(lines.matches('\n').count());
+        for (number, line) in (first as u64..).zip(lines.split('\n')) {
+            let indented = line.trim_start_matches(' ');
+            if indented.starts_with('\t') {
+                let column = (line.len() - indented.len()) as u64 + 1;
+                let place = Place { line: number, column };
+                return Err(SyntaxError::at(place, "found a tab character where indentation is expected"));
+            }
         }
         Ok(())
     }

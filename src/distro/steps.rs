@@ -213,7 +213,7 @@ fn configuration(facts: &Facts<'_>, remarks: &mut Vec<Remark>) {
 
 fn values(facts: &Facts<'_>, remarks: &mut Vec<Remark>) {
     if !facts.whole {
-        let text = "not every record could be read, so nothing can be said to be unneeded; see `atrest check`";
+        let text = "not every record could be read as it was written, so nothing can be said to be unneeded; see `atrest check`";
         remarks.push(Remark::new(Weight::Error, "status.damaged", text));
     }
     let Some((providers, _)) = facts.config else { return };

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::audit::finding::{Finding, Severity};
-use crate::audit::gate::{Passage, droppable, read_whole};
+use crate::audit::gate::{Passage, doubt, droppable, read_whole};
 use crate::audit::run::Audit;
 use crate::audit::summary::KeyRow;
 
@@ -65,11 +65,8 @@ pub fn json(out: &mut dyn Write, audit: &Audit, facts: &SourceFacts, gates: &Gat
 
 /// Writes the text: what can go and what cannot, then every key.
 pub fn text(out: &mut dyn Write, audit: &Audit, facts: &SourceFacts, gates: &Gates, paint: Paint) -> io::Result<()> {
-    if !read_whole(audit) {
-        let line = format!(
-            "[FAIL] {}: not every record could be read, so no key can be said to be unneeded",
-            harmless(&facts.path)
-        );
+    if let Some(why) = doubt(audit) {
+        let line = format!("[FAIL] {}: {why}, so no key can be said to be unneeded", harmless(&facts.path));
         writeln!(out, "{}", paint.severity(Severity::Error, &line))?;
     }
     match gates.is_empty() {

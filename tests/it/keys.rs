@@ -56,6 +56,28 @@ fn a_key_that_values_need_cannot_go_and_all_of_them_are_listed() {
     assert_eq!(listed, expected);
 }
 
+/// One bit makes `key1` another name, and the file's own digest is all that still tells.
+#[test]
+fn no_key_can_go_by_what_an_altered_snapshot_says() {
+    let folder = temporary();
+    let mut bytes = fs::read(testdata("kubeadm/snapshot.db")).unwrap();
+    let (name, other) = (b"k8s:enc:aescbc:v1:key1:", b"k8s:enc:aescbc:v1:kez1:");
+    let places: Vec<_> = (0..bytes.len() - name.len()).filter(|at| bytes[*at..].starts_with(name)).collect();
+    assert!(places.len() > 20);
+    for at in places {
+        bytes[at..][..other.len()].copy_from_slice(other);
+    }
+    let config = testdata("kubeadm/encryption-config.yaml");
+    let altered = private(&folder, "altered.db", &bytes);
+    let run = atrest(&["keys", &altered, "-c", &config, "--require-unused", "key1", "-o", "json"]);
+    let document = run.json();
+    assert_eq!((run.code, &document["read_whole"]), (1, &false.into()));
+    assert_eq!((&document["gate"][0]["needed_by"], &document["gate"][0]["unused"]), (&0.into(), &false.into()));
+    let said = atrest(&["keys", &altered, "-c", &config]);
+    assert!(said.text().contains("are not those that its own digest was made of"), "{}", said.text());
+    assert!(!said.text().contains("[PASS]"), "{}", said.text());
+}
+
 #[test]
 fn a_key_that_nothing_needs_may_go() {
     let folder = temporary();

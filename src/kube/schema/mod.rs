@@ -10,6 +10,7 @@ mod cbor;
 mod json;
 mod layout;
 mod quantity;
+mod sound;
 mod special;
 mod table;
 mod walk;
@@ -92,6 +93,19 @@ pub fn to_json(plain: &[u8], dress: &Dress, out: &mut Vec<u8>) -> Result<Decoded
         out.truncate(start);
     }
     result
+}
+
+/// Looks through an object in protobuf as the API server's decoder does, without making anything of it.
+///
+/// # Errors
+///
+/// [`DecodeError::Malformed`] for what that decoder refuses.
+pub fn look_through(plain: &[u8]) -> Result<(), DecodeError> {
+    sound::envelope(plain).map_err(|fault| DecodeError::Malformed {
+        encoding: Encoding::Protobuf,
+        offset: offset(plain, fault.at),
+        what: fault.what,
+    })
 }
 
 /// Seconds since 1970 as a stored time is shown: RFC 3339, in UTC.

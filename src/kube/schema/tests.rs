@@ -334,6 +334,33 @@ fn what_came_from_etcd2_and_yaml_is_read_too() {
     }
 }
 
+#[test]
+fn every_object_that_upstream_encoded_is_looked_through_without_a_fault() {
+    for sample in samples(KUBERNETES_1_20).iter().chain(&samples(KUBERNETES_1_34)) {
+        let plain = BASE64_STANDARD.decode(&sample.protobuf).unwrap();
+        assert_eq!(look_through(&plain), Ok(()), "{} {} {}", sample.api_version, sample.kind, sample.fill);
+    }
+}
+
+#[test]
+fn noise_far_inside_an_object_is_found_where_upstreams_decoder_stumbles_over_it() {
+    let metadata = |inner: &[u8]| bytes(1, &[&bytes(1, b"a")[..], &bytes(5, b"u"), inner].concat());
+    let secret = |inner: &[u8]| object("v1", "Secret", inner);
+    let data = |entry: &[u8]| secret(&[metadata(&[]), bytes(2, entry)].concat());
+    let label = |entry: &[u8]| secret(&metadata(&bytes(11, entry)));
+    let whole = [bytes(1, b"password"), bytes(2, b"hunter2")].concat();
+    let owner = |inner: &[u8]| secret(&metadata(&bytes(13, inner)));
+    for sound in [data(&whole), label(&whole), data(&[]), owner(&bytes(1, b"Node")), secret(&[vec![15 << 3, 1]].concat())] {
+        assert_eq!(look_through(&sound), Ok(()));
+    }
+    let cut = [bytes(1, b"password"), vec![2 << 3 | 2, 9, 1]].concat();
+    let no_field = [&whole[..], &[0x03, 0x8e]].concat();
+    let number = [bytes(1, b"password"), vec![1 << 3, 9]].concat();
+    for broken in [data(&cut), label(&cut), data(&no_field), label(&no_field), data(&number), owner(&[6 << 3 | 2, 1, 1])] {
+        assert!(matches!(look_through(&broken), Err(DecodeError::Malformed { .. })), "{broken:?}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 

@@ -16,7 +16,7 @@ use super::{Dress, Layout, PROTOBUF, UNKNOWN};
 use crate::kube::document::Document;
 
 /// Messages in messages deeper than this are refused; types of Kubernetes hardly reach 20.
-const MAX_DEPTH: usize = 100;
+pub(super) const MAX_DEPTH: usize = 100;
 
 /// Few objects have more fields in one message and all that it lies in.
 const USUAL_FIELDS: usize = 64;
@@ -580,7 +580,7 @@ fn is_scalar(ty: Type) -> bool {
 }
 
 /// Whether a value on the wire can be a slot's.
-fn fits(slot: &Slot, value: Value<'_>) -> bool {
+pub(super) fn fits(slot: &Slot, value: Value<'_>) -> bool {
     if slot.flags.map() {
         return matches!(value, Value::Bytes(_));
     }
