@@ -390,7 +390,9 @@ impl Finding {
             }
             Self::FileUnsteady => "Take a snapshot (etcdctl snapshot save), or copy the file while etcd stands still.",
             Self::NoTrailer => "Restoring it needs --skip-hash-check; nothing tells whether its bytes are whole.",
-            Self::LogOnly => "Take a snapshot (etcdctl snapshot save) to have them.",
+            Self::LogOnly => {
+                "Take a snapshot (etcdctl snapshot save), or give the data directory itself, unpacked, to have them."
+            }
             Self::LogApplied => "Nothing: a server that starts applies them, too.",
             Self::MaybeCommitted => "Compare with the logs of the other members: what most of them have is committed.",
             Self::InUse => "Take a snapshot (etcdctl snapshot save), which is of one moment.",

@@ -6,6 +6,7 @@
 use crate::source::datadir::LogFacts;
 use crate::source::digest::Trailer;
 
+use super::finding::Finding;
 use super::row::{RecordKind, Row};
 use super::run::Audit;
 use super::summary::{Answer, KeyId, KeyRow};
@@ -78,12 +79,15 @@ pub fn passages(audit: &Audit, wanted: &[Wanted], including: Including) -> Vec<P
 }
 
 /// Why nothing can be said to be unneeded, as a sentence without its end: records that were not read may need any key, and
-/// bytes that changed after the snapshot was taken may have changed a name that stood in them.
+/// bytes that changed after the snapshot was taken may have changed a name that stood in them. Bytes that were not to be
+/// digested are taken as they are.
 pub fn doubt(audit: &Audit) -> Option<&'static str> {
     if audit.fault_count > 0 || audit.unsteady || audit.log.as_ref().is_some_and(LogFacts::may_lack_writes) {
         Some("not every record could be read")
     } else if audit.digests.is_some_and(|digests| digests.trailer == Trailer::Mismatch) {
         Some("its bytes are not those that its own digest was made of")
+    } else if audit.summary.findings.iter().any(|row| row.finding == Finding::LogOnly) {
+        Some("its newest writes may be only in the log beside it")
     } else {
         None
     }

@@ -202,12 +202,19 @@ fn a_tab_is_refused_where_the_reader_of_yaml_1_1_looks_for_a_key_and_nowhere_els
         )
     };
     let one = |text: &str| text.replace("&k identity: {}", "&k {identity: {}}");
-    for (before, between, behind) in
-        [(" \t\n", "", ""), ("# c\n\t\n", "", ""), ("", "\n\t", ""), ("", "\n  \t# c", ""), ("", "", "\n\t"), ("", "", "\n \t# c\n")]
-    {
+    for (before, between, behind) in [
+        (" \t\n", "", ""),
+        ("# c\n\t\n", "", ""),
+        ("", "\n\t", ""),
+        ("", "\n  \t# c", ""),
+        ("", "", "\n\t"),
+        ("", "", "\n \t# c\n"),
+    ] {
         let text = one(&text(before, between, behind));
         assert_eq!(check(text.as_bytes()).errors.first().map(|error| error.stage), Some(Stage::Syntax), "{text:?}");
     }
+    let without_value = format!("{head}resources:\n  - resources:\n\t");
+    assert_eq!(check(without_value.as_bytes()).errors[0].stage, Stage::Syntax);
     for (before, between, behind) in [
         ("", "", ""),
         ("#\tc\n", "", ""),

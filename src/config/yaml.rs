@@ -110,7 +110,8 @@ impl Graph {
                 let check = tabs(source, &indents, flows);
                 check.before(span)?;
                 check.between(behind, span)?;
-                behind = span.start.byte_offset();
+                // What stands for a value that is missing has no place of its own.
+                behind = span.start.byte_offset().or(behind);
             }
             let (kind, anchor) = match event {
                 Event::DocumentStart(_, version) => {
@@ -120,6 +121,7 @@ impl Graph {
                     continue;
                 }
                 Event::DocumentEnd => {
+                    tabs(source, &indents, flows).between(behind, span)?;
                     graph.end = span.end.index();
                     graph.more = another_document(&mut parser);
                     break;
@@ -139,7 +141,7 @@ impl Graph {
                         ScalarStyle::Literal | ScalarStyle::Folded => behind = None,
                         _ => {
                             let plain = style == ScalarStyle::Plain && !text.is_empty();
-                            behind = behind_scalar(source, span, plain);
+                            behind = behind_scalar(source, span, plain).or(behind);
                             tabs(source, &indents, flows).after(span, plain)?;
                         }
                     }

@@ -56,6 +56,24 @@ fn a_key_that_values_need_cannot_go_and_all_of_them_are_listed() {
     assert_eq!(listed, expected);
 }
 
+/// The log has 131 writes that the database lacks, and any of them may be on any key.
+#[test]
+fn no_key_can_go_by_a_database_whose_log_was_not_read() {
+    let (packed, config) = (testdata("datadir/data-dir.tar.gz"), testdata("datadir/encryption-config.json"));
+    let gate = |source: &str| {
+        atrest(&["keys", source, "-c", &config, "--require-unused", "spare", "--allow-absent", "-o", "json"])
+    };
+    let run = gate(&packed);
+    assert_eq!((run.code, &run.json()["read_whole"]), (1, &false.into()));
+    assert!(atrest(&["keys", &packed, "-c", &config]).text().contains("may be only in the log beside it"));
+
+    let folder = temporary();
+    let file = fs::File::open(&packed).unwrap();
+    tar::Archive::new(flate2::read::GzDecoder::new(file)).unpack(folder.path()).unwrap();
+    let run = gate(argument(folder.path()));
+    assert_eq!((run.code, &run.json()["read_whole"]), (0, &true.into()));
+}
+
 /// One bit makes `key1` another name, and the file's own digest is all that still tells.
 #[test]
 fn no_key_can_go_by_what_an_altered_snapshot_says() {

@@ -34,6 +34,7 @@ mod live;
 mod live_rewrite;
 mod oracle;
 mod payloads;
+mod random;
 mod restored;
 mod rewritten;
 

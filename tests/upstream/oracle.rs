@@ -33,8 +33,10 @@ impl Oracle {
     /// One operation, and the answer to it.
     pub fn ask(&mut self, operation: &Value) -> Value {
         writeln!(self.questions, "{operation}").expect("the oracle listens");
-        let mut line = String::new();
-        self.answers.read_line(&mut line).expect("the oracle answers");
+        // An object that noise went through may hold bytes that are no text.
+        let mut line = Vec::new();
+        self.answers.read_until(b'\n', &mut line).expect("the oracle answers");
+        let line = String::from_utf8_lossy(&line);
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?} to {operation}"))
     }
 

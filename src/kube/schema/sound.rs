@@ -9,8 +9,8 @@
 
 use super::PROTOBUF;
 use super::table::{Message, Slot, TABLE, Target, Type};
-use super::walk::{MAX_DEPTH, fits};
-use super::wire::{Fault, Fields, Value};
+use super::walk::{MAX_DEPTH, fits, is_scalar};
+use super::wire::{Fault, Fields, Value, varint};
 
 /// Looks through the object of an envelope, magic included.
 pub(super) fn envelope(plain: &[u8]) -> Result<(), Fault<'_>> {
@@ -53,7 +53,7 @@ fn message<'p>(known: &'static Message, list: u16, bytes: &'p [u8], depth: usize
             (Target::Unknown | Target::Hidden, _) => {}
             (Target::Inline(inlined), Value::Bytes(inner)) => message(known, inlined, inner, depth + 1)?,
             (Target::Slot(index), given) => match known.slots.get(usize::from(index)) {
-                Some(slot) if fits(slot, given) => value(slot, given, depth)?,
+                Some(slot) if fits(slot, given) => value(slot, given, bytes, depth)?,
                 _ => return Err(Fault { at: bytes, what: "wrong wire type" }),
             },
             _ => return Err(Fault { at: bytes, what: "wrong wire type" }),
@@ -62,24 +62,45 @@ fn message<'p>(known: &'static Message, list: u16, bytes: &'p [u8], depth: usize
     Ok(())
 }
 
-fn value<'p>(slot: &Slot, given: Value<'p>, depth: usize) -> Result<(), Fault<'p>> {
+fn value<'p>(slot: &Slot, given: Value<'p>, message: &'p [u8], depth: usize) -> Result<(), Fault<'p>> {
     match given {
-        Value::Bytes(bytes) if slot.flags.map() => entry(slot.ty, bytes, depth),
+        Value::Bytes(bytes) if slot.flags.map() => {
+            let rest = message.get(super::offset(message, bytes)..).unwrap_or(bytes);
+            entry(slot.ty, rest, bytes.len(), depth)
+        }
         Value::Bytes(bytes) => content(slot.ty, bytes, depth),
         _ => Ok(()),
     }
 }
 
-/// Key and value of a map's entry.
-fn entry(ty: Type, bytes: &[u8], depth: usize) -> Result<(), Fault<'_>> {
-    for field in Fields(bytes) {
-        match field? {
-            (2, Value::Bytes(bytes)) => content(ty, bytes, depth)?,
-            (1, Value::Bytes(_)) | (2.., _) => {}
-            _ => return Err(Fault { at: bytes, what: "wrong wire type" }),
-        }
+/// Key and value of a map's entry, `length` bytes long. Upstream holds the lengths in it against the end of the message around
+/// it and does not look at the wire types of its two fields.
+fn entry(ty: Type, rest: &[u8], length: usize, depth: usize) -> Result<(), Fault<'_>> {
+    let mut left = rest;
+    while rest.len() - left.len() < length {
+        let (tag, after) = varint(left).map_err(|what| Fault { at: left, what })?;
+        left = match tag >> 3 {
+            1 => sized(after)?.1,
+            2 if !is_scalar(ty) => {
+                let (bytes, after) = sized(after)?;
+                content(ty, bytes, depth)?;
+                after
+            }
+            _ => {
+                let mut fields = Fields(left);
+                fields.next().transpose()?;
+                fields.0
+            }
+        };
     }
     Ok(())
+}
+
+/// Bytes behind their length, and what follows them.
+fn sized(input: &[u8]) -> Result<(&[u8], &[u8]), Fault<'_>> {
+    let (length, rest) = varint(input).map_err(|what| Fault { at: input, what })?;
+    let split = usize::try_from(length).ok().and_then(|length| rest.split_at_checked(length));
+    split.ok_or(Fault { at: input, what: "cut off" })
 }
 
 /// What is length-delimited.

@@ -350,13 +350,17 @@ fn noise_far_inside_an_object_is_found_where_upstreams_decoder_stumbles_over_it(
     let label = |entry: &[u8]| secret(&metadata(&bytes(11, entry)));
     let whole = [bytes(1, b"password"), bytes(2, b"hunter2")].concat();
     let owner = |inner: &[u8]| secret(&metadata(&bytes(13, inner)));
-    for sound in [data(&whole), label(&whole), data(&[]), owner(&bytes(1, b"Node")), secret(&[vec![15 << 3, 1]].concat())] {
+    for sound in
+        [data(&whole), label(&whole), data(&[]), owner(&bytes(1, b"Node")), secret(&[vec![15 << 3, 1]].concat())]
+    {
         assert_eq!(look_through(&sound), Ok(()));
     }
     let cut = [bytes(1, b"password"), vec![2 << 3 | 2, 9, 1]].concat();
     let no_field = [&whole[..], &[0x03, 0x8e]].concat();
-    let number = [bytes(1, b"password"), vec![1 << 3, 9]].concat();
-    for broken in [data(&cut), label(&cut), data(&no_field), label(&no_field), data(&number), owner(&[6 << 3 | 2, 1, 1])] {
+    let overrun = [bytes(1, b"password"), vec![1 << 3, 9]].concat();
+    for broken in
+        [data(&cut), label(&cut), data(&no_field), label(&no_field), data(&overrun), owner(&[6 << 3 | 2, 1, 1])]
+    {
         assert!(matches!(look_through(&broken), Err(DecodeError::Malformed { .. })), "{broken:?}");
     }
 }

@@ -575,7 +575,7 @@ fn entry(bytes: &[u8]) -> Result<(&[u8], Option<Value<'_>>), Fault<'_>> {
     Ok((key, value))
 }
 
-fn is_scalar(ty: Type) -> bool {
+pub(super) fn is_scalar(ty: Type) -> bool {
     matches!(ty, Type::Bool | Type::Signed | Type::Unsigned | Type::Double | Type::Float)
 }
 
