@@ -189,6 +189,11 @@ impl Given {
         !self.pods.is_empty() || self.token.is_some()
     }
 
+    /// Whether nothing was given that the distribution itself may not have: only its backup's tarball, or its record's token.
+    pub fn is_the_distributions_own(&self) -> bool {
+        self.files.is_empty() && self.asks_the_store()
+    }
+
     /// The files, and the newest configuration of each tarball.
     pub fn at_hand(&self) -> Result<Vec<(String, Configuration)>, Failure> {
         let mut files = self.files.clone();

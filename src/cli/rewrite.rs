@@ -216,6 +216,7 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
         return Err(directory(&opened.facts.path));
     }
     let needed = needed(args, &mut opened)?;
+    let own_configuration = given.is_the_distributions_own();
     let current = given.rules(&mut opened.store, &opened.facts.path, global)?;
     let resealed = super::resealing::prepare(args.distro.map(Distro::from), &args.token, &target, &mut opened, global)?;
     let interrupted = catch_signals()?;
@@ -233,8 +234,16 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
         Asked::Plan(plan) => return print(Exit::Done, |out| out.write_all(plan.as_bytes())),
     };
     let replacements = resealed.as_ref().map(|resealed| resealed.replacements.clone()).unwrap_or_default();
-    let wanted =
-        Wanted { args, selection, roots, current: &current, deks: &deks, replacements, interrupted: &interrupted };
+    let wanted = Wanted {
+        args,
+        selection,
+        roots,
+        current: &current,
+        own_configuration,
+        deks: &deks,
+        replacements,
+        interrupted: &interrupted,
+    };
     let refused = wanted.mint(&mut target, &mut opened.store, &opened.facts.path, global)?;
     let outcome = match refused {
         Some(outcome) => outcome,
@@ -290,6 +299,7 @@ struct Wanted<'w> {
     selection: Selection,
     roots: Option<Roots>,
     current: &'w Rules,
+    own_configuration: bool,
     deks: &'w Deks,
     replacements: Replacements,
     interrupted: &'w AtomicBool,
@@ -313,6 +323,7 @@ impl Wanted<'_> {
             namespaces: args.namespace.clone(),
             all: args.all,
             keep_unreadable: args.keep_unreadable,
+            own_configuration: self.own_configuration,
             keep_distro_state: args.keep_distro_state,
             replacements: self.replacements.clone(),
             drop_history: args.drop_history,

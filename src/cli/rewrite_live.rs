@@ -195,6 +195,7 @@ impl Wanted<'_> {
             namespaces: &self.args.namespace,
             all: false,
             keep_unreadable: self.args.keep_unreadable,
+            own_configuration: false,
             replacements: &NO_REPLACEMENTS,
         };
         Transform { policy, roots, kinds, randomness: &SystemRandomness, renew, digests }

@@ -238,11 +238,11 @@ fn judge(component: &Component, remarks: &mut Vec<Remark>) {
             remarks.push(Remark::new(Weight::Error, "status.not-rewritten", text));
         }
         (None, true) => {
-            let text = format!(
-                "{name}: the migration to key {} is not finished; {} not on it yet",
-                write.number,
-                values(elsewhere)
-            );
+            let left = match elsewhere {
+                0 => "all values are on it, and the operator has not noted that yet".to_owned(),
+                _ => format!("{} not on it yet", values(elsewhere)),
+            };
+            let text = format!("{name}: the migration to key {} is not finished; {left}", write.number);
             remarks.push(Remark::new(Weight::Warning, "status.unfinished", text));
         }
         (None, false) if elsewhere > 0 => {

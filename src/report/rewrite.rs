@@ -321,7 +321,8 @@ fn why(obstacle: Obstacle, totals: &Totals) -> String {
 pub(super) fn operators() -> String {
     "the store holds the encryption Secrets of OpenShift's operators (openshift-config-managed/encryption-key-*): each key is \
      theirs, kube-apiserver's also lies on the control plane's disks, and they would bring the old keys back. Keys are changed \
-     there by the operators themselves (spec.unsupportedConfigOverrides.encryption.reason) or switched off (type: identity); \
+     there by the operators themselves (spec.unsupportedConfigOverrides.encryption.reason) or switched off (type: identity). What may be \
+     written are the keys that they write with: -c with the backup's tarball, --to with what recover-config makes of it. \
      --keep-distro-state rewrites all the same, for another cluster or none"
         .to_owned()
 }

@@ -39,6 +39,8 @@ pub struct Policy<'p> {
     pub all: bool,
     /// Whether what does not open stays as it is, instead of being refused.
     pub keep_unreadable: bool,
+    /// Whether `current` is what the store's distribution itself has: its own record, or its backup's tarball.
+    pub own_configuration: bool,
     /// Values that become others, whatever else is decided: what a distribution keeps of its own state.
     pub replacements: &'p Replacements,
 }
@@ -87,7 +89,7 @@ pub enum Decision<'d> {
         plaintext: &'d [u8],
         /// The target's chain; none where it is written as plaintext whatever guards it.
         chain: Option<ChainRef>,
-        /// Whether that is on another key than it is on now.
+        /// Whether that is on another key than it is on now, and on none that the distribution itself writes with.
         moves: bool,
     },
     /// Another value takes its place, as it is.
@@ -318,7 +320,14 @@ impl Policy<'_> {
         let writer = KeyRef { chain, provider: 0, key: 0 };
         let now = opened_by.map(|key| (self.current.label(key), self.current.named_key(key).map(|key| &key.secret)));
         let then = (rules.label(writer), rules.named_key(writer).map(|key| &key.secret));
-        Decision::Rewritten { plaintext, chain: Some(chain), moves: now != Some(then) }
+        let own = match guards.current {
+            Guard::Chain(chain) if self.own_configuration => {
+                let own = KeyRef { chain, provider: 0, key: 0 };
+                Some((self.current.label(own), self.current.named_key(own).map(|key| &key.secret)))
+            }
+            _ => None,
+        };
+        Decision::Rewritten { plaintext, chain: Some(chain), moves: now != Some(then) && own != Some(then) }
     }
 }
 

@@ -63,6 +63,8 @@ pub struct Request<'r> {
     pub all: bool,
     /// What does not open stays as it is.
     pub keep_unreadable: bool,
+    /// `current` is what the store's distribution itself has, so that its first keys may be written with.
+    pub own_configuration: bool,
     /// Also where the store holds its distribution's own record of the configuration.
     pub keep_distro_state: bool,
     /// Values that become others: what makes a distribution's own state fit the target.
@@ -97,6 +99,7 @@ impl<'r> Request<'r> {
             namespaces: Vec::new(),
             all: false,
             keep_unreadable: false,
+            own_configuration: false,
             keep_distro_state: false,
             replacements: Replacements::new(),
             drop_history: false,
@@ -192,6 +195,7 @@ pub fn rewrite(store: &mut Store, request: &Request<'_>, out: Option<&Out<'_>>) 
         namespaces: &request.namespaces,
         all: request.all,
         keep_unreadable: request.keep_unreadable,
+        own_configuration: request.own_configuration,
         replacements: &request.replacements,
     };
     let job = Job {

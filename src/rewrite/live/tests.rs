@@ -84,6 +84,7 @@ impl Case {
             namespaces: &[],
             all: false,
             keep_unreadable: false,
+            own_configuration: false,
             replacements: &NO_REPLACEMENTS,
         };
         let roots = Arc::new(Roots::given(&["/registry"]));

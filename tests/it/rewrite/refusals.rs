@@ -178,6 +178,29 @@ fn a_distributions_own_record_stands_in_the_way_until_it_is_said_that_it_may_sta
 }
 
 #[test]
+fn on_the_keys_that_openshifts_operators_write_with_their_secrets_stay_right() {
+    use super::super::program::{atrest, testdata};
+    let folder = temporary();
+    let source = testdata("openshift4/snapshot_2026-11-20_040506.db");
+    let tarball = testdata("openshift4/static_kuberesources_2026-11-20_040506.tar.gz");
+    let (own, output) = (folder.path().join("own.json"), folder.path().join("new.db"));
+    let own = argument(&own);
+    assert_eq!(atrest(&["recover-config", &source, "-c", &tarball, "-o", own]).code, 0);
+    let run = rewrite(&source, &output, &["-c", &tarball, "--to", own]);
+    assert_eq!(run.code, 0, "{}{}", run.text(), run.err);
+    let status = atrest(&["status", argument(&output), "-c", &tarball, "-o", "json"]).json();
+    let ids: Vec<_> = status["findings"].as_array().unwrap().iter().map(|finding| &finding["id"]).collect();
+    // The operator has not noted yet that its third key is done; all values are on it.
+    assert_eq!(ids, ["status.unfinished"], "{status:#}");
+    let text = status["findings"][0]["detail"].as_str().unwrap();
+    assert!(text.contains("openshift-kube-apiserver") && text.contains("all values are on it"), "{text}");
+    // What is only called the operators' may be anything.
+    let other = folder.path().join("other.db");
+    let report = refused(&rewrite(&source, &other, &["-c", own, "--to", own]), &folder);
+    assert_eq!(report["obstacle"], "operators");
+}
+
+#[test]
 fn new_nonces_on_the_same_keys_move_nothing_and_are_no_harm_to_a_distribution() {
     let store = Store::k3s();
     let [first, second] = ["first.db", "second.db"].map(|name| store.home.path().join(name));
