@@ -386,7 +386,8 @@ fn members(out: &mut dyn Write, facts: &Facts<'_>) -> io::Result<()> {
 
 fn came_of_it(out: &mut dyn Write, outcome: &Outcome, paint: Paint) -> io::Result<()> {
     let totals = &outcome.totals;
-    writeln!(out, "  {} a second, {} rounds", grouped(per_second(outcome) as u64), outcome.rounds)?;
+    let rounds = if outcome.rounds == 1 { "round" } else { "rounds" };
+    writeln!(out, "  {} a second, {} {rounds}", grouped(per_second(outcome) as u64), outcome.rounds)?;
     for (count, words) in [
         (totals.conflicts, "were written by others meanwhile and read anew"),
         (totals.theirs, "of those are as they are to be and were left alone"),

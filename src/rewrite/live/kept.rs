@@ -47,6 +47,7 @@ pub struct Spool {
     block: Zeroizing<Vec<u8>>,
     blocks: u64,
     bytes: u64,
+    entries: u64,
 }
 
 impl Spool {
@@ -61,7 +62,7 @@ impl Spool {
         let key = Secretbox::new(key.as_slice()).ok_or_else(|| io::Error::other("no key"))?;
         // Room for all that goes in before it is handed on, so that nothing is left behind by growing.
         let block = Zeroizing::new(Vec::with_capacity(2 * BLOCK_BYTES));
-        Ok(Self { file: tempfile::tempfile()?, key, block, blocks: 0, bytes: 0 })
+        Ok(Self { file: tempfile::tempfile()?, key, block, blocks: 0, bytes: 0, entries: 0 })
     }
 
     /// Puts an entry aside.
@@ -79,6 +80,7 @@ impl Spool {
         for part in [&key.to_le_bytes()[..], &value.to_le_bytes()[..], &entry.key, &entry.value] {
             self.block.extend_from_slice(part);
         }
+        self.entries += 1;
         if self.block.len() >= BLOCK_BYTES { self.flush() } else { Ok(()) }
     }
 
@@ -109,8 +111,9 @@ impl Spool {
     pub fn into_entries(mut self) -> io::Result<Entries> {
         self.flush()?;
         self.file.seek(SeekFrom::Start(0))?;
-        let (reader, left) = (BufReader::with_capacity(BLOCK_BYTES, self.file), self.blocks);
-        Ok(Entries { reader, key: self.key, blocks: 0, left, opened: Plaintext::new() })
+        let reader = BufReader::with_capacity(BLOCK_BYTES, self.file);
+        let (left, entries) = (self.blocks, self.entries);
+        Ok(Entries { reader, key: self.key, blocks: 0, left, entries, opened: Plaintext::new() })
     }
 }
 
@@ -126,10 +129,16 @@ pub struct Entries {
     key: Secretbox,
     blocks: u64,
     left: u64,
+    entries: u64,
     opened: Plaintext,
 }
 
 impl Entries {
+    /// How many there were at the beginning.
+    pub fn count(&self) -> u64 {
+        self.entries
+    }
+
     /// Some more, each with its record's number; none at the end.
     ///
     /// # Errors

@@ -310,6 +310,15 @@ fn an_interrupt_lets_nothing_new_begin() {
 }
 
 #[test]
+fn what_was_put_aside_and_not_begun_is_counted_as_left() {
+    let case = Case::new(2000);
+    case.server.script([Step::Answer, Step::Refuse(FaultKind::NoSpace)]);
+    let outcome = case.run_kept(|| ());
+    assert!(outcome.stop.is_some() && !outcome.proved());
+    assert_eq!(outcome.totals.written + outcome.totals.left, 2000, "{:?}", outcome.totals);
+}
+
+#[test]
 fn what_is_not_what_was_there_is_no_proof() {
     let case = Case::new(20);
     let (kinds, deks, pace, patience) = (Kinds::default(), Deks::default(), Pace::new(0), undisturbed());

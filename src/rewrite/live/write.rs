@@ -187,6 +187,8 @@ fn from_kept<K: Keyspace + ?Sized>(
             outcome.is_ok() && !sender.common.ends()
         },
     );
+    // Where it ends early, these were not begun.
+    sender.common.leave(usize::try_from(entries.count().saturating_sub(told)).unwrap_or(usize::MAX));
     outcome?;
     if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(error.into());
