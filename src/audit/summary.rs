@@ -267,6 +267,8 @@ pub struct Summary {
     pub answer: Answer,
     /// No API object was found, or selected, at all.
     pub nothing_judged: bool,
+    /// Entries of which nobody can say with what was given whether they are readable, and that are objects or encrypted.
+    pub unproved: u64,
 }
 
 impl Summary {
@@ -314,13 +316,19 @@ pub fn summarise(mut parts: Parts<'_>) -> Summary {
         let is_object = parts.table.scope_of(class).is_some_and(|scope| !scope.resource.is_empty());
         is_object && count != Count::default()
     });
+    // What is no object and says of no encryption (a distribution's own records, say) has nothing to be proved.
+    let unproved = parts.counted().filter(|(class, _)| {
+        let is_object = parts.table.scope_of(class).is_some_and(|scope| !scope.resource.is_empty());
+        class.readable == Told::Unknown && (is_object || class.kind.is_some())
+    });
+    let unproved = unproved.map(|(_, count)| count.entries).sum();
     let answer = match parts.rules.given() {
         false => Answer::Unjudged,
         true if parts.gaps || unknown || nothing => Answer::Incomplete,
         true if serious => Answer::Findings,
         true => Answer::Clean,
     };
-    Summary { totals, coverage: coverage(&parts), keys, findings, answer, nothing_judged: nothing }
+    Summary { totals, coverage: coverage(&parts), keys, findings, answer, nothing_judged: nothing, unproved }
 }
 
 impl Parts<'_> {

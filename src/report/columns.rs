@@ -131,8 +131,15 @@ const VOLUMES: &[Column] = &[
     col("STATUS", |o| o.text(&["status", "phase"])),
     col("CLAIM", |o| o.claim()),
     col("STORAGECLASS", |o| o.text(&["spec", "storageClassName"])),
+    ATTRIBUTES_CLASS,
+    col("REASON", |o| o.text(&["status", "reason"])),
     AGE,
+    wide("VOLUMEMODE", |o| o.text(&["spec", "volumeMode"])),
 ];
+
+/// Of volumes and claims, since 1.29.
+const ATTRIBUTES_CLASS: Column =
+    col("VOLUMEATTRIBUTESCLASS", |o| o.or(&["spec", "volumeAttributesClassName"], "<unset>"));
 
 const CLAIMS: &[Column] = &[
     col("STATUS", |o| o.text(&["status", "phase"])),
@@ -140,7 +147,9 @@ const CLAIMS: &[Column] = &[
     col("CAPACITY", |o| o.text(&["status", "capacity", "storage"])),
     col("ACCESS MODES", |o| o.access_modes(&["status", "accessModes"])),
     col("STORAGECLASS", |o| o.text(&["spec", "storageClassName"])),
+    ATTRIBUTES_CLASS,
     AGE,
+    wide("VOLUMEMODE", |o| o.text(&["spec", "volumeMode"])),
 ];
 
 const EVENTS: &[Column] = &[

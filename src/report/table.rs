@@ -113,7 +113,7 @@ fn in_short(summary: &Summary) -> String {
     let totals = &summary.totals;
     let parts = [
         (totals.unreadable, "unreadable"),
-        (totals.unknown, "unproved"),
+        (summary.unproved, "unproved"),
         (totals.stale, "stale"),
         (totals.unrecognised, "unrecognised"),
     ];
