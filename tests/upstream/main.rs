@@ -3,10 +3,16 @@
 //! `cargo test` leaves it alone. It is run before a change to what it covers is called done. Nothing here skips itself: a
 //! program that is missing is a failure that names the command which builds it.
 
+#[path = "../it/bootstrap.rs"]
+#[allow(dead_code, reason = "the first suite uses all of it")]
+mod bootstrap;
 #[path = "../it/crashed.rs"]
 mod crashed;
 #[path = "../it/etcdutl.rs"]
 mod etcdutl;
+#[path = "../it/made.rs"]
+#[allow(dead_code, reason = "the first suite uses all of it")]
+mod made;
 #[path = "../it/program.rs"]
 #[allow(dead_code, reason = "the first suite uses all of it")]
 mod program;

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use atrest::kube::payload::Encoding;
-use atrest::kube::schema::{Decoded, Dress, to_json};
+use atrest::kube::schema::{Decoded, Dress, look_through, to_json};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::Value;
 
@@ -42,6 +42,7 @@ fn check(release: &str, null_or_missing: &[&str]) {
             to_json(&plain, &Dress::STORED, &mut out).unwrap_or_else(|error| panic!("{name} {}: {error}", sample.fill));
         let whole = Decoded { encoding: Encoding::Protobuf, known_kind: true, unknown_fields: 0 };
         assert_eq!(found, whole, "{name} {}", sample.fill);
+        assert_eq!(look_through(&plain), Ok(()), "{name} {}", sample.fill);
         let (mut value, mut expected): (Value, _) = (serde_json::from_slice(&out).expect("JSON"), sample.json);
         without_creation(&mut expected);
         if value != expected {
