@@ -222,7 +222,7 @@ pub fn cell_at(page: &[u8], at: usize, usable: usize) -> Option<Cell> {
 
 /// The id in front of a record, if what stands there is its length and an id.
 fn id_before(page: &[u8], at: usize, bytes: u64) -> Option<i64> {
-    let ids = (1..=9).filter_map(|length| {
+    let mut ids = (1..=9).filter_map(|length| {
         let start = at.checked_sub(length)?;
         let (id, read) = varint(page.get(start..at)?)?;
         let before = (1..=4).any(|length| {
@@ -231,7 +231,7 @@ fn id_before(page: &[u8], at: usize, bytes: u64) -> Option<i64> {
         });
         (read == length && before).then_some(id)
     });
-    ids.last().and_then(|id| i64::try_from(id).ok()).filter(|id| (1..super::row::MAX_ID).contains(id))
+    ids.next_back().and_then(|id| i64::try_from(id).ok()).filter(|id| (1..super::row::MAX_ID).contains(id))
 }
 
 /// Whether a column may hold what has this type.
@@ -325,7 +325,7 @@ mod tests {
         types.extend([8, 8, 2, 2, 8]);
         put(12 + 2 * value.len() as u64, &mut types);
         types.push(0);
-        let header = vec![types.len() as u8 + 1];
+        let header = [types.len() as u8 + 1];
         [&header[..], &types, name.as_bytes(), &300_u16.to_be_bytes(), &400_u16.to_be_bytes(), value].concat()
     }
 

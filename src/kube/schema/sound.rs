@@ -7,8 +7,10 @@
 //!
 //! Upstream: the `Unmarshal` methods of the `generated.pb.go` files in `k8s.io/api` and `k8s.io/apimachinery`.
 
+use std::cell::Cell;
+
 use super::PROTOBUF;
-use super::table::{Message, Slot, TABLE, Target, Type};
+use super::table::{Kind, Message, Slot, TABLE, Target, Type};
 use super::walk::{MAX_DEPTH, fits, is_scalar};
 use super::wire::{Fault, Fields, Value, varint};
 
@@ -36,10 +38,23 @@ pub(super) fn envelope(plain: &[u8]) -> Result<(), Fault<'_>> {
             _ => {}
         }
     }
-    match TABLE.kind(api_version, kind).or(TABLE.any()) {
+    match of_kind(api_version, kind).or(TABLE.any()) {
         Some(known) => message(known, 0, raw, 0),
         None => Ok(()),
     }
+}
+
+thread_local! {
+    /// The kind that was looked up last: neighbours in a store are mostly of one kind.
+    static LAST: Cell<Option<Kind<'static>>> = const { Cell::new(None) };
+}
+
+/// The type of a kind.
+fn of_kind(api_version: &str, kind: &str) -> Option<&'static Message> {
+    let last = LAST.get().filter(|last| last.kind == kind && last.api_version == api_version);
+    let found = last.or_else(|| TABLE.named(api_version, kind))?;
+    LAST.set(Some(found));
+    Some(found.message)
 }
 
 /// The fields of a message, or of a struct that is inlined into it.

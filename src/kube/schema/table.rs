@@ -175,19 +175,37 @@ impl Message {
     }
 }
 
+/// `apiVersion` and `kind`.
+type Names = (&'static str, &'static str);
+
+/// A kind, and the type of its objects.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kind<'t> {
+    pub(super) api_version: &'static str,
+    pub(super) kind: &'static str,
+    pub(super) message: &'t Message,
+}
+
 /// All types.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     messages: Vec<Message>,
     /// What is known of an object of any kind: its metadata.
     any: Option<Message>,
-    kinds: HashMap<(&'static str, &'static str), u32>,
+    /// With each kind its own names once more: they outlive what is looked up.
+    kinds: HashMap<Names, (Names, u32)>,
 }
 
 impl Table {
     /// The type of a kind.
     pub(super) fn kind(&self, api_version: &str, kind: &str) -> Option<&Message> {
-        self.message(*self.kinds.get(&(api_version, kind))?)
+        self.message(self.kinds.get(&(api_version, kind))?.1)
+    }
+
+    /// The same with the names that it has in the table.
+    pub(super) fn named(&self, api_version: &str, kind: &str) -> Option<Kind<'_>> {
+        let (own, number) = self.kinds.get(&(api_version, kind))?;
+        Some(Kind { api_version: own.0, kind: own.1, message: self.message(*number)? })
     }
 
     /// The type of an object of which nothing but the metadata is known.
@@ -213,7 +231,8 @@ impl Table {
             let (api_version, kind) = (strings.get(reader.index()?)?, strings.get(reader.index()?)?);
             let message = reader.index()?;
             raw.get(message)?;
-            kinds.insert((*api_version, *kind), u32::try_from(message).ok()?);
+            let names = (*api_version, *kind);
+            kinds.insert(names, (names, u32::try_from(message).ok()?));
         }
         let mut table = Self { messages, any: None, kinds };
         let metadata = table.kind("v1", "ConfigMap").and_then(|message| match message.target(0, METADATA) {

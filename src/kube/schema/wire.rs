@@ -27,6 +27,10 @@ impl<'p> Iterator for Fields<'p> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
+        if let Some((rest, number, bytes)) = short_field(self.0) {
+            self.0 = rest;
+            return Some(Ok((number, Value::Bytes(bytes))));
+        }
         if self.0.is_empty() {
             return None;
         }
@@ -43,7 +47,14 @@ impl<'p> Iterator for Fields<'p> {
     }
 }
 
-#[inline]
+/// A field as nearly all are: a tag of one byte, a length of one byte, and so many bytes.
+#[inline(always)]
+fn short_field(input: &[u8]) -> Option<(&[u8], u32, &[u8])> {
+    let [tag @ 8..0x80, length @ ..0x80, body @ ..] = input else { return None };
+    let (bytes, rest) = body.split_at_checked(usize::from(*length)).filter(|_| tag & 7 == 2)?;
+    Some((rest, u32::from(tag >> 3), bytes))
+}
+
 fn field(input: &[u8]) -> Result<(&[u8], u32, Value<'_>), Fault<'_>> {
     let fault = |what| Fault { at: input, what };
     let (tag, rest) = varint(input).map_err(fault)?;
