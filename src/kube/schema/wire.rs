@@ -96,8 +96,8 @@ pub(super) fn varint(input: &[u8]) -> Result<(u64, &[u8]), &'static str> {
 fn long_varint(input: &[u8]) -> Result<(u64, &[u8]), &'static str> {
     let mut value = 0;
     for (place, byte) in (0_u32..).zip(input) {
-        // The tenth byte has room for a single bit.
-        if place > 9 || (place == 9 && *byte > 1) {
+        // The tenth byte has room for a single bit; upstream drops the others, too.
+        if place > 9 {
             return Err("a number that is too long");
         }
         value |= u64::from(byte & 0x7f) << (7 * place);
