@@ -195,8 +195,9 @@ fn on_the_keys_that_openshifts_operators_write_with_their_secrets_stay_right() {
     let text = status["findings"][0]["detail"].as_str().unwrap();
     assert!(text.contains("openshift-kube-apiserver") && text.contains("all values are on it"), "{text}");
     // What is only called the operators' may be anything.
-    let other = folder.path().join("other.db");
-    let report = refused(&rewrite(&source, &other, &["-c", own, "--to", own]), &folder);
+    let empty = temporary();
+    let other = empty.path().join("other.db");
+    let report = refused(&rewrite(&source, &other, &["-c", own, "--to", own]), &empty);
     assert_eq!(report["obstacle"], "operators");
 }
 
