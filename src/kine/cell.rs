@@ -222,7 +222,8 @@ pub fn cell_at(page: &[u8], at: usize, usable: usize) -> Option<Cell> {
 
 /// The id in front of a record, if what stands there is its length and an id.
 fn id_before(page: &[u8], at: usize, bytes: u64) -> Option<i64> {
-    let mut ids = (1..=9).filter_map(|length| {
+    // The longest that fits: a shorter one is the end of it.
+    let mut ids = (1..=9).rev().filter_map(|length| {
         let start = at.checked_sub(length)?;
         let (id, read) = varint(page.get(start..at)?)?;
         let before = (1..=4).any(|length| {
@@ -231,7 +232,7 @@ fn id_before(page: &[u8], at: usize, bytes: u64) -> Option<i64> {
         });
         (read == length && before).then_some(id)
     });
-    ids.next_back().and_then(|id| i64::try_from(id).ok()).filter(|id| (1..super::row::MAX_ID).contains(id))
+    ids.next().and_then(|id| i64::try_from(id).ok()).filter(|id| (1..super::row::MAX_ID).contains(id))
 }
 
 /// Whether a column may hold what has this type.

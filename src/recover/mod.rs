@@ -20,4 +20,4 @@ pub mod stored;
 
 pub use crate::kube::document::{self, Document, Malformed, Node, Scalar};
 pub use crate::kube::resource::GroupResource;
-pub use crate::kube::schema::Layout;
+pub use crate::kube::schema::{self, Layout};

@@ -55,8 +55,8 @@ mod tests {
     use flate2::read::GzDecoder;
 
     use super::*;
-    use crate::kube::schema::{Dress, Layout, to_json};
     use crate::recover::Document;
+    use crate::recover::schema::{Dress, Layout, to_json};
 
     #[test]
     fn objects_are_laid_out_as_kubectl_does_it() {
