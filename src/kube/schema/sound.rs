@@ -12,7 +12,7 @@ use std::cell::Cell;
 use super::PROTOBUF;
 use super::table::{Kind, Message, Slot, TABLE, Target, Type};
 use super::walk::{MAX_DEPTH, fits, is_scalar};
-use super::wire::{Fault, Fields, Value, varint};
+use super::wire::{Fault, Fields, Value, number, varint};
 
 /// Looks through the object of an envelope, magic included.
 pub(super) fn envelope(plain: &[u8]) -> Result<(), Fault<'_>> {
@@ -62,19 +62,55 @@ fn message<'p>(known: &'static Message, list: u16, bytes: &'p [u8], depth: usize
     if depth > MAX_DEPTH {
         return Ok(());
     }
-    for field in Fields(bytes) {
-        let (number, given) = field?;
+    let mut left = bytes;
+    while !left.is_empty() {
+        let (tag, _) = varint(left).map_err(|what| Fault { at: left, what })?;
+        let number = number(tag).ok_or(Fault { at: left, what: "no protobuf field" })?;
+        let mut fields = Fields(left);
+        let Some(Ok((_, given))) = fields.next() else {
+            left = skip(left)?;
+            continue;
+        };
+        left = fields.0;
         match (known.target(list, number), given) {
-            (Target::Unknown | Target::Hidden, _) => {}
             (Target::Inline(inlined), Value::Bytes(inner)) => message(known, inlined, inner, depth + 1)?,
-            (Target::Slot(index), given) => match known.slots.get(usize::from(index)) {
-                Some(slot) if fits(slot, given) => value(slot, given, bytes, depth)?,
-                _ => return Err(Fault { at: bytes, what: "wrong wire type" }),
-            },
-            _ => return Err(Fault { at: bytes, what: "wrong wire type" }),
+            (Target::Slot(index), given) => {
+                // The table is of many releases: to one that has no such field another wire type is nothing to stumble over.
+                if let Some(slot) = known.slots.get(usize::from(index)).filter(|slot| fits(slot, given)) {
+                    value(slot, given, bytes, depth)?;
+                }
+            }
+            _ => {}
         }
     }
     Ok(())
+}
+
+/// What no field of the type is, to its end: upstream takes any number there, and groups.
+fn skip(input: &[u8]) -> Result<&[u8], Fault<'_>> {
+    let cut = Fault { at: input, what: "cut off" };
+    let (mut left, mut groups) = (input, 0_usize);
+    loop {
+        let (tag, after) = varint(left).map_err(|what| Fault { at: left, what })?;
+        left = match tag & 7 {
+            0 => varint(after).map_err(|what| Fault { at: after, what })?.1,
+            1 => after.get(8..).ok_or(cut)?,
+            2 => sized(after)?.1,
+            3 => {
+                groups += 1;
+                after
+            }
+            4 if groups > 0 => {
+                groups -= 1;
+                after
+            }
+            5 => after.get(4..).ok_or(cut)?,
+            _ => return Err(Fault { at: left, what: "no protobuf field" }),
+        };
+        if groups == 0 {
+            return Ok(left);
+        }
+    }
 }
 
 fn value<'p>(slot: &Slot, given: Value<'p>, message: &'p [u8], depth: usize) -> Result<(), Fault<'p>> {
@@ -101,11 +137,7 @@ fn entry(ty: Type, rest: &[u8], length: usize, depth: usize) -> Result<(), Fault
                 content(ty, bytes, depth)?;
                 after
             }
-            _ => {
-                let mut fields = Fields(left);
-                fields.next().transpose()?;
-                fields.0
-            }
+            _ => skip(left)?,
         };
     }
     Ok(())
@@ -131,7 +163,13 @@ fn content(ty: Type, bytes: &[u8], depth: usize) -> Result<(), Fault<'_>> {
         | Type::Quantity
         | Type::IntOrString
         | Type::RawExtension
-        | Type::RawJson => Fields(bytes).try_for_each(|field| field.map(drop)),
+        | Type::RawJson => {
+            let mut left = bytes;
+            while !left.is_empty() {
+                left = skip(left)?;
+            }
+            Ok(())
+        }
         Type::Str | Type::Bytes | Type::Bool | Type::Signed | Type::Unsigned | Type::Double | Type::Float => Ok(()),
     }
 }

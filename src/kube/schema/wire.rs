@@ -58,8 +58,7 @@ fn short_field(input: &[u8]) -> Option<(&[u8], u32, &[u8])> {
 fn field(input: &[u8]) -> Result<(&[u8], u32, Value<'_>), Fault<'_>> {
     let fault = |what| Fault { at: input, what };
     let (tag, rest) = varint(input).map_err(fault)?;
-    let number = u32::try_from(tag >> 3).ok().filter(|number| (1..1 << 29).contains(number));
-    let number = number.ok_or(fault("no protobuf field"))?;
+    let number = number(tag).ok_or(fault("no protobuf field"))?;
     let cut = || fault("cut off");
     Ok(match tag & 7 {
         0 => {
@@ -82,6 +81,12 @@ fn field(input: &[u8]) -> Result<(&[u8], u32, Value<'_>), Fault<'_>> {
         }
         _ => return Err(fault("no protobuf field")),
     })
+}
+
+/// The field's number in a tag. Upstream takes it for 32 bits with a sign, however many there are.
+#[inline]
+pub(super) fn number(tag: u64) -> Option<u32> {
+    u32::try_from((tag >> 3) & u64::from(u32::MAX)).ok().filter(|number| (1..1 << 31).contains(number))
 }
 
 /// A base-128 number of at most 64 bits; nearly all have one byte.
