@@ -64,23 +64,28 @@ fn message<'p>(known: &'static Message, list: u16, bytes: &'p [u8], depth: usize
     }
     let mut left = bytes;
     while !left.is_empty() {
-        let (tag, _) = varint(left).map_err(|what| Fault { at: left, what })?;
-        let number = number(tag).ok_or(Fault { at: left, what: "no protobuf field" })?;
         let mut fields = Fields(left);
-        let Some(Ok((_, given))) = fields.next() else {
+        let Some(Ok((number, given))) = fields.next() else {
+            let (tag, _) = varint(left).map_err(|what| Fault { at: left, what })?;
+            number(tag).ok_or(Fault { at: left, what: "no protobuf field" })?;
             left = skip(left)?;
             continue;
         };
         left = fields.0;
+        let wrong = Fault { at: bytes, what: "wrong wire type" };
         match (known.target(list, number), given) {
+            (Target::Unknown | Target::Hidden, _) => {}
             (Target::Inline(inlined), Value::Bytes(inner)) => message(known, inlined, inner, depth + 1)?,
+            (Target::Inline(_), _) => return Err(wrong),
             (Target::Slot(index), given) => {
-                // The table is of many releases: to one that has no such field another wire type is nothing to stumble over.
-                if let Some(slot) = known.slots.get(usize::from(index)).filter(|slot| fits(slot, given)) {
-                    value(slot, given, bytes, depth)?;
+                let Some(slot) = known.slots.get(usize::from(index)) else { continue };
+                match fits(slot, given) {
+                    true => value(slot, given, bytes, depth)?,
+                    // To a release that has no such field any more it is nothing to stumble over.
+                    false if slot.flags.retired() => {}
+                    false => return Err(wrong),
                 }
             }
-            _ => {}
         }
     }
     Ok(())
