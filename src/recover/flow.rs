@@ -26,7 +26,7 @@ const FIRST_RECORDS: usize = 32;
 /// Records of a batch, at most.
 const MOST_RECORDS: usize = 16 << 10;
 /// A batch ends when its values have so many bytes.
-const BATCH_BYTES: u64 = 4 << 20;
+const BATCH_BYTES: u64 = 3 << 20;
 
 /// So many batches wait to be taken off, beside those that are worked on.
 const WAITING_BATCHES: usize = 2;
