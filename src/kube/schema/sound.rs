@@ -11,7 +11,7 @@ use std::cell::Cell;
 
 use super::PROTOBUF;
 use super::table::{Kind, Message, Slot, TABLE, Target, Type};
-use super::walk::{MAX_DEPTH, fits, is_scalar};
+use super::walk::MAX_DEPTH;
 use super::wire::{Fault, Fields, Value, number, varint};
 
 /// Looks through the object of an envelope, magic included.
@@ -79,7 +79,7 @@ fn message<'p>(known: &'static Message, list: u16, bytes: &'p [u8], depth: usize
             (Target::Inline(_), _) => return Err(wrong),
             (Target::Slot(index), given) => {
                 let Some(slot) = known.slots.get(usize::from(index)) else { continue };
-                match fits(slot, given) {
+                match slot.fits(given) {
                     true => value(slot, given, bytes, depth)?,
                     // To a release that has no such field any more it is nothing to stumble over.
                     false if slot.flags.retired() => {}
@@ -137,7 +137,7 @@ fn entry(ty: Type, rest: &[u8], length: usize, depth: usize) -> Result<(), Fault
         let (tag, after) = varint(left).map_err(|what| Fault { at: left, what })?;
         left = match tag >> 3 {
             1 => sized(after)?.1,
-            2 if !is_scalar(ty) => {
+            2 if !ty.is_scalar() => {
                 let (bytes, after) = sized(after)?;
                 content(ty, bytes, depth)?;
                 after

@@ -7,6 +7,8 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+use super::wire::Value;
+
 /// What `tests/oracle/schema` made.
 static BYTES: &[u8] = include_bytes!("table.bin");
 
@@ -40,6 +42,13 @@ pub(super) enum Type {
     IntOrString,
     RawExtension,
     RawJson,
+}
+
+impl Type {
+    /// A number or a truth value: several of them may stand packed in one field.
+    pub(super) fn is_scalar(self) -> bool {
+        matches!(self, Self::Bool | Self::Signed | Self::Unsigned | Self::Double | Self::Float)
+    }
 }
 
 /// What the JSON form of a message is.
@@ -126,6 +135,19 @@ pub(super) enum Trim {
 }
 
 impl Slot {
+    /// Whether a value on the wire can be this slot's.
+    pub(super) fn fits(&self, value: Value<'_>) -> bool {
+        if self.flags.map() {
+            return matches!(value, Value::Bytes(_));
+        }
+        match value {
+            Value::Varint(_) => matches!(self.ty, Type::Bool | Type::Signed | Type::Unsigned),
+            Value::Fixed64(_) => self.ty == Type::Double,
+            Value::Fixed32(_) => self.ty == Type::Float,
+            Value::Bytes(_) => !self.ty.is_scalar() || self.flags.repeated(),
+        }
+    }
+
     fn new(field: &RawField, raw: &[RawMessage]) -> Self {
         let RawField { name, ty, flags, .. } = *field;
         let wrapper = match ty {

@@ -184,7 +184,7 @@ impl<'p, 'o> Walker<'p, 'o> {
                     continue;
                 }
                 (Target::Slot(index), value) => {
-                    let slot = message.slots.get(usize::from(index)).filter(|slot| fits(slot, value));
+                    let slot = message.slots.get(usize::from(index)).filter(|slot| slot.fits(value));
                     retired |= slot.is_some_and(|slot| slot.flags.retired());
                     slot.map_or(NO_SLOT, |_| u32::from(index) + 1)
                 }
@@ -334,7 +334,7 @@ impl<'p, 'o> Walker<'p, 'o> {
         for place in group.start..group.end {
             let one = Group { start: place, end: place + 1 };
             match self.last(one) {
-                Value::Bytes(packed) if is_scalar(slot.ty) => self.packed(slot.ty, packed, opening)?,
+                Value::Bytes(packed) if slot.ty.is_scalar() => self.packed(slot.ty, packed, opening)?,
                 _ => {
                     self.comma(opening);
                     self.single(slot.ty, one, depth, Role::Part)?;
@@ -461,7 +461,7 @@ impl<'p, 'o> Walker<'p, 'o> {
             self.comma(opening);
             string(key, self.out);
             self.layout.colon(self.out);
-            let group = self.push(value.unwrap_or(if is_scalar(ty) { Value::Varint(0) } else { Value::Bytes(&[]) }));
+            let group = self.push(value.unwrap_or(if ty.is_scalar() { Value::Varint(0) } else { Value::Bytes(&[]) }));
             self.single(ty, group, depth, Role::Part)?;
             self.stack.truncate(group.start);
         }
@@ -573,23 +573,6 @@ fn entry(bytes: &[u8]) -> Result<(&[u8], Option<Value<'_>>), Fault<'_>> {
         }
     }
     Ok((key, value))
-}
-
-pub(super) fn is_scalar(ty: Type) -> bool {
-    matches!(ty, Type::Bool | Type::Signed | Type::Unsigned | Type::Double | Type::Float)
-}
-
-/// Whether a value on the wire can be a slot's.
-pub(super) fn fits(slot: &Slot, value: Value<'_>) -> bool {
-    if slot.flags.map() {
-        return matches!(value, Value::Bytes(_));
-    }
-    match value {
-        Value::Varint(_) => matches!(slot.ty, Type::Bool | Type::Signed | Type::Unsigned),
-        Value::Fixed64(_) => slot.ty == Type::Double,
-        Value::Fixed32(_) => slot.ty == Type::Float,
-        Value::Bytes(_) => !is_scalar(slot.ty) || slot.flags.repeated(),
-    }
 }
 
 fn is_zero(value: Value<'_>) -> bool {
