@@ -75,7 +75,8 @@ pub fn refuse(
     }
     if let Some(why) = doubt(&audit) {
         let message = format!("{path}: {why}, so nothing can be said to be unneeded");
-        return Err(Failure::gate(message).hint("`atrest check` lists what is damaged"));
+        return Err(Failure::gate(message)
+            .hint("`atrest check` tells what is wrong with it; a new snapshot (etcdctl snapshot save) can be judged"));
     }
     Ok(needed.passed(&path, audit.revision, including))
 }
