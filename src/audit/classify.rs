@@ -9,7 +9,7 @@ use std::fmt;
 use crate::kube::key::Address;
 use crate::kube::payload::{self, Encoding, Mismatch, PayloadError};
 use crate::kube::resource::GroupResource;
-use crate::kube::schema::{self, DecodeError};
+use crate::kube::schema::{self, DecodeError, Depth};
 use crate::provider::chain::Answer;
 use crate::provider::fault::{Failure, FailureKind};
 use crate::provider::kms::v2;
@@ -269,6 +269,13 @@ impl<'v> Verdict<'v> {
 
     /// Looks into a plaintext: it must be an object, and the one that the key names.
     fn inspect(&mut self, address: &Address<'_>, plaintext: &[u8]) {
+        let depth = if self.proves_nothing() { Depth::All } else { Depth::Fields };
+        if let Address::Object(object) = address
+            && schema::proves(plaintext, object, depth)
+        {
+            self.encoding = Some(Encoding::Protobuf);
+            return;
+        }
         if matches!(prefix::form(plaintext), Form::Sealed(_) | Form::Unrecognised) {
             self.findings.insert(ValueFinding::DoubleEncrypted);
             self.findings.insert(ValueFinding::NotAnObject);
@@ -296,8 +303,7 @@ impl<'v> Verdict<'v> {
     /// What the API server's decoder would stumble over inside the object. Only ciphers that prove nothing about what they
     /// open need that: a bit that flipped in the store is noise in the middle of an object whose name still fits.
     fn unsound(&self, encoding: Encoding, plaintext: &[u8]) -> Option<PayloadError> {
-        let proves_nothing = matches!(self.kind, Some(SealedKind::AesCbc | SealedKind::KmsV1));
-        if !proves_nothing || encoding != Encoding::Protobuf {
+        if !self.proves_nothing() || encoding != Encoding::Protobuf {
             return None;
         }
         match schema::look_through(plaintext).err()? {
@@ -306,6 +312,11 @@ impl<'v> Verdict<'v> {
             }
             DecodeError::NoForm => Some(PayloadError::NoForm),
         }
+    }
+
+    /// Whether its cipher opens noise as readily as anything else.
+    fn proves_nothing(&self) -> bool {
+        matches!(self.kind, Some(SealedKind::AesCbc | SealedKind::KmsV1))
     }
 
     fn no_object(&mut self, error: PayloadError) {

@@ -85,6 +85,22 @@ impl<'r> KeyValue<'r> {
         fits.then_some((carved, bytes.len() - rest.len()))
     }
 
+    /// What stands in `record`, out of which this was read, before the number and length of its value, and behind it.
+    ///
+    /// None where the fields before it are not exactly those that etcd writes, so that nothing else can stand among them.
+    pub fn around(&self, record: &'r [u8]) -> Option<(&'r [u8], &'r [u8])> {
+        let (head, rest) = record.split_at_checked(wire::offset_of(record, self.value))?;
+        let before = wire::bytes_bytes(self.key.len())
+            + wire::int64_bytes(self.create_revision)
+            + wire::int64_bytes(self.mod_revision)
+            + wire::int64_bytes(self.version);
+        let (before, header) = head.split_at_checked(before)?;
+        let length = header.strip_prefix(&[(VALUE << 3 | 2) as u8])?;
+        let is_shortest = header.len() + self.value.len() == wire::bytes_bytes(self.value.len());
+        let holds = is_shortest && wire::varint(length) == Ok((&[], self.value.len() as u64));
+        Some((before, rest.get(self.value.len()..)?)).filter(|_| holds)
+    }
+
     /// The record as etcd writes it.
     pub fn encode(&self) -> Vec<u8> {
         let mut record = Vec::with_capacity(self.key.len() + self.value.len() + 48);
@@ -190,6 +206,29 @@ mod tests {
         let ends = [10, 22];
         for cut in (0..length).filter(|cut| !ends.contains(cut)) {
             assert_eq!(KeyValue::carve(&bytes[..cut]), None, "{cut}");
+        }
+    }
+
+    #[test]
+    fn what_is_around_a_value_is_told_only_of_records_as_etcd_writes_them() {
+        let record =
+            KeyValue { key: b"/a", create_revision: 2, mod_revision: 900, version: 0, value: &[7; 200], lease: 7 };
+        let stored = record.encode();
+        let around = |bytes: &[u8]| {
+            let (before, behind) = KeyValue::decode(bytes).unwrap().around(bytes)?;
+            Some((before.to_vec(), behind.to_vec()))
+        };
+        let (before, behind) = around(&stored).unwrap();
+        assert_eq!((before.len(), behind), (1 + 1 + 2 + 1 + 1 + 1 + 2, vec![6 << 3, 7]));
+        let shorter = KeyValue { value: b"x", ..record }.encode();
+        assert_eq!(around(&shorter), around(&stored));
+        assert_ne!(around(&KeyValue { lease: 8, ..record }.encode()), around(&stored));
+        assert_ne!(around(&KeyValue { mod_revision: 901, ..record }.encode()), around(&stored));
+        let twice = [&stored[..], &[5 << 3 | 2, 1, b'x']].concat();
+        let first_twice = [&[5 << 3 | 2, 1, b'x'], &stored[..]].concat();
+        let long_length = [&before[..], &[5 << 3 | 2, 0x81, 0, b'x']].concat();
+        for other in [twice, first_twice, long_length, KeyValue { value: b"", ..record }.encode()] {
+            assert_eq!(around(&other), None, "{other:?}");
         }
     }
 

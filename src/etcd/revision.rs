@@ -12,8 +12,8 @@
 /// Bytes of a revision key that is no tombstone.
 pub const REVISION_BYTES: usize = 17;
 
-const SEPARATOR: &[u8] = b"_";
-const TOMBSTONE: &[u8] = b"t";
+const SEPARATOR: u8 = b'_';
+const TOMBSTONE: u8 = b't';
 
 /// The number of a transaction (`main`) and of the change within it (`sub`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,10 +38,10 @@ impl RevisionKey {
     #[inline]
     pub fn decode(key: &[u8]) -> Option<Self> {
         let (main, rest) = key.split_first_chunk()?;
-        let (sub, mark) = rest.strip_prefix(SEPARATOR)?.split_first_chunk()?;
+        let (sub, mark) = rest.strip_prefix(&[SEPARATOR])?.split_first_chunk()?;
         let (main, sub) = (i64::from_be_bytes(*main), i64::from_be_bytes(*sub));
         let tombstone = !mark.is_empty();
-        let holds = main >= 0 && sub >= 0 && (!tombstone || mark == TOMBSTONE);
+        let holds = main >= 0 && sub >= 0 && (!tombstone || mark == [TOMBSTONE]);
         holds.then_some(Self { revision: Revision { main, sub }, tombstone })
     }
 
@@ -54,8 +54,13 @@ impl RevisionKey {
     /// The key's bytes without an allocation, and how many of them there are.
     pub fn bytes(&self) -> ([u8; REVISION_BYTES + 1], usize) {
         let mut key = [0; REVISION_BYTES + 1];
-        let parts = [&self.revision.main.to_be_bytes()[..], SEPARATOR, &self.revision.sub.to_be_bytes(), TOMBSTONE];
-        key.iter_mut().zip(parts.into_iter().flatten()).for_each(|(place, byte)| *place = *byte);
+        let Revision { main, sub } = self.revision;
+        // Two numbers instead of eighteen bytes: every record that is written passes here.
+        let head = (main as u64 as u128) << 64 | u128::from(SEPARATOR) << 56 | (sub as u64 >> 8) as u128;
+        if let Some((place, rest)) = key.split_first_chunk_mut() {
+            *place = head.to_be_bytes();
+            rest.copy_from_slice(&[sub as u8, TOMBSTONE]);
+        }
         (key, if self.tombstone { REVISION_BYTES + 1 } else { REVISION_BYTES })
     }
 }

@@ -17,6 +17,48 @@ pub enum Field<'m> {
 /// Reads a field's number and value. Numbers are 1 to 2^29-1; groups, which nobody writes, are refused.
 #[inline]
 pub fn field(input: &[u8]) -> IResult<&[u8], (u32, Field<'_>)> {
+    match short_field(input) {
+        Some(short) => Ok(short),
+        None => any_field(input),
+    }
+}
+
+/// A field as nearly all of a record are: a small number, and then bytes or a number of at most 56 bits. What is none goes to
+/// [`any_field`].
+#[inline(always)]
+fn short_field(input: &[u8]) -> Option<(&[u8], (u32, Field<'_>))> {
+    let [key @ 8..0x80, rest @ ..] = input else { return None };
+    let number = u32::from(key >> 3);
+    let (value, rest) = short_varint(rest)?;
+    match key & 7 {
+        0 => Some((rest, (number, Field::Varint(value)))),
+        2 => {
+            let (bytes, rest) = rest.split_at_checked(usize::try_from(value).ok()?)?;
+            Some((rest, (number, Field::Bytes(bytes))))
+        }
+        _ => None,
+    }
+}
+
+/// A number of at most eight bytes on the wire that has eight bytes to be looked at, or of one.
+#[inline(always)]
+fn short_varint(input: &[u8]) -> Option<(u64, &[u8])> {
+    if let [one @ 0..0x80, rest @ ..] = input {
+        return Some((u64::from(*one), rest));
+    }
+    let eight = u64::from_le_bytes(*input.first_chunk()?);
+    // The first byte whose uppermost bit is not set ends the number.
+    let ends = !eight & 0x8080_8080_8080_8080;
+    let bytes = ends.trailing_zeros() / 8 + 1;
+    let rest = input.get(bytes as usize..).filter(|_| ends != 0)?;
+    // All bits up to the one that ends it; then the seven of each byte are moved together: by pairs, by fours, all.
+    let own = eight & (ends ^ ends.wrapping_sub(1)) & 0x7f7f_7f7f_7f7f_7f7f;
+    let pairs = (own & 0x007f_007f_007f_007f) | (own & 0x7f00_7f00_7f00_7f00) >> 1;
+    let fours = (pairs & 0x0000_3fff_0000_3fff) | (pairs & 0x3fff_0000_3fff_0000) >> 2;
+    Some(((fours & 0x0fff_ffff) | (fours & 0x0fff_ffff_0000_0000) >> 4, rest))
+}
+
+fn any_field(input: &[u8]) -> IResult<&[u8], (u32, Field<'_>)> {
     let (rest, key) = varint(input)?;
     let number = u32::try_from(key >> 3).ok().filter(|number| (1..1 << 29).contains(number));
     let Some(number) = number else { return refuse(input) };
@@ -98,6 +140,20 @@ pub fn put_int64(out: &mut Vec<u8>, number: u32, value: i64) {
     }
 }
 
+/// Bytes that [`put_bytes`] appends for so many.
+pub fn bytes_bytes(bytes: usize) -> usize {
+    if bytes == 0 { 0 } else { 1 + varint_bytes(bytes as u64) + bytes }
+}
+
+/// Bytes that [`put_int64`] appends under a number below 16.
+pub fn int64_bytes(value: i64) -> usize {
+    if value == 0 { 0 } else { 1 + varint_bytes(value as u64) }
+}
+
+fn varint_bytes(value: u64) -> usize {
+    (u64::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
+}
+
 /// Where a part that was read out of a message starts within it; the message's end for what is no part of it, as an empty part may
 /// be.
 pub fn offset_of(message: &[u8], part: &[u8]) -> usize {
@@ -106,6 +162,8 @@ pub fn offset_of(message: &[u8], part: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -114,6 +172,28 @@ mod tests {
             let mut bytes = Vec::new();
             put_varint(&mut bytes, value);
             assert_eq!(varint(&bytes), Ok((&b""[..], value)));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_short_way_reads_what_the_long_one_reads(
+            head in prop_oneof![any::<u8>(), 8_u8..0x80],
+            number in prop_oneof![any::<u64>(), (0_u32..64).prop_flat_map(|bits| 0..=u64::MAX >> bits)],
+            noise in prop::collection::vec(prop_oneof![any::<u8>(), 0x80_u8..], 0..24),
+            cut in 0_usize..24,
+        ) {
+            let mut input = vec![head];
+            put_varint(&mut input, number);
+            input.extend(&noise);
+            for input in [&input[..], &input[..cut.min(input.len())], &noise] {
+                if let Some(short) = short_field(input) {
+                    prop_assert_eq!(any_field(input), Ok(short));
+                }
+            }
+            if (8..0x80).contains(&head) && head & 7 == 0 && number < 1 << 56 && noise.len() >= 7 {
+                prop_assert_eq!(short_field(&input), Some((&noise[..], (u32::from(head >> 3), Field::Varint(number)))));
+            }
         }
     }
 

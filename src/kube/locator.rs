@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::kube::key::{Address, Roots, built_in_object};
+use crate::kube::key::{Address, Known, ObjectKey, Roots};
 use crate::kube::table::BuiltIn;
 
 /// So many folders are remembered, each at a place that its last bytes decide. Folders may share a place, by chance or
@@ -30,10 +30,27 @@ pub struct Locator {
 struct Folder {
     path: Vec<u8>,
     built_in: &'static BuiltIn,
-    /// Where the part of a key begins that follows the resource's path.
+    /// Where the part of a key begins that follows the resource's path: the namespace, where there is one, and the name.
     tail: usize,
     /// No other folder has it, and none that is forgotten had it.
     number: u32,
+}
+
+impl Folder {
+    /// The object of a key that lies in the folder. Namespace and scope are known to hold, so it depends on the name alone.
+    #[inline]
+    fn object<'k>(&self, key: &'k [u8]) -> Option<ObjectKey<'k>> {
+        let tail = std::str::from_utf8(key.get(self.tail..)?).ok()?;
+        let (namespace, name) = match self.path.len().checked_sub(self.tail)? {
+            0 => (None, tail),
+            slash => (Some(tail.get(..slash - 1)?), tail.get(slash..)?),
+        };
+        if matches!(name, "" | "." | "..") {
+            return None;
+        }
+        let BuiltIn { server, group, resource, kind, .. } = *self.built_in;
+        Some(ObjectKey { server, group, resource, namespace, name, known: Known::BuiltIn, kind: Some(kind) })
+    }
 }
 
 impl Locator {
@@ -53,8 +70,7 @@ impl Locator {
         let place = place(path);
         if let Some(Some(folder)) = self.folders.get(place)
             && folder.path == path
-            && let Some(tail) = key.get(folder.tail..).and_then(|tail| std::str::from_utf8(tail).ok())
-            && let Some(object) = built_in_object(folder.built_in, tail)
+            && let Some(object) = folder.object(key)
         {
             self.last = Some(folder.number);
             return Address::Object(object);

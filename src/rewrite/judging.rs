@@ -131,7 +131,7 @@ impl<'j> Judging<'j> {
         self.noted.inside.see(&address);
         let guards = self.guards.of(&address, self.locator.folder(), self.policy);
         let decided = self.policy.decide(Subject { address: &address, guards, key, value }, &mut self.scratch);
-        let tag = self.memory.number(&address, &decided);
+        let tag = self.memory.number(&address, self.locator.folder(), &decided);
         match place {
             Some(place) => {
                 self.traces.leave(key, place, tag);

@@ -106,16 +106,21 @@ pub struct Memory<'m> {
     kinds: &'m Kinds,
     known: HashMap<Kind, u32>,
     last: Option<(Kind, u32)>,
+    /// The number of the folder in which the last one lay, where it has one.
+    last_folder: Option<u32>,
 }
 
 impl<'m> Memory<'m> {
     /// Of nothing yet.
     pub fn new(kinds: &'m Kinds) -> Self {
-        Self { kinds, known: HashMap::new(), last: None }
+        Self { kinds, known: HashMap::new(), last: None, last_folder: None }
     }
 
-    /// The number of a value's kind.
-    pub fn number(&mut self, address: &Address<'_>, decided: &Decided<'_>) -> u32 {
+    /// The number of a value's kind. `folder` is the number under which the [locator](crate::kube::locator::Locator::folder)
+    /// remembers the folder of its key: what lies in one folder is of one resource.
+    pub fn number(&mut self, address: &Address<'_>, folder: Option<u32>, decided: &Decided<'_>) -> u32 {
+        let last_folder = std::mem::replace(&mut self.last_folder, folder);
+        let in_same_folder = folder.is_some() && folder == last_folder;
         let fate = match &decided.decision {
             Decision::Stays(why) => Fate::Stays(*why),
             Decision::Rewritten { chain, .. } => Fate::Rewritten(*chain),
@@ -126,7 +131,7 @@ impl<'m> Memory<'m> {
         if let Some((last, number)) = &self.last
             && (last.fate, last.from) == (fate, decided.kind)
             && last.from_name == name
-            && same_resource(last.resource.as_ref(), address)
+            && (in_same_folder || same_resource(last.resource.as_ref(), address))
         {
             return *number;
         }
@@ -139,6 +144,7 @@ impl<'m> Memory<'m> {
 
     /// The number of deletions.
     pub fn deleted(&mut self) -> u32 {
+        self.last_folder = None;
         let deletion = Kind { resource: None, fate: Fate::Deleted, from: None, from_name: Vec::new() };
         match self.known.get(&deletion) {
             Some(number) => *number,

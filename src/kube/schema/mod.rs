@@ -4,7 +4,7 @@
 //! custom resources, need no table. The object comes in the version in which it was stored, with its keys sorted.
 //! Nothing is dropped: fields that no release has are shown under [`UNKNOWN`].
 //!
-//! Read `table` first, then `walk`.
+//! Read `table` first, then `walk`; `sound` and `swift` look through objects and make nothing of them.
 
 mod cbor;
 mod json;
@@ -12,6 +12,8 @@ mod layout;
 mod quantity;
 mod sound;
 mod special;
+mod steps;
+mod swift;
 mod table;
 mod walk;
 mod wire;
@@ -28,6 +30,7 @@ use super::payload::{self, Encoding};
 use walk::Walker;
 
 pub use layout::Layout;
+pub use swift::{Depth, proves};
 
 /// The key under which fields are shown that the table has not: a list with `field` (the number), `type` (of the wire:
 /// `varint`, `fixed32`, `fixed64`, `bytes`), `value` (bytes in base64) and, in an inlined struct, its number `within`.

@@ -190,6 +190,11 @@ pub(super) struct Message {
 }
 
 impl Message {
+    /// Where field numbers lead, by number; the first list is that of the message itself, the others are those of inlined structs.
+    pub(super) fn lists(&self) -> &[Vec<Target>] {
+        &self.targets
+    }
+
     /// Where a field number of one of the lists leads.
     pub(super) fn target(&self, list: u16, number: u32) -> Target {
         let list = self.targets.get(usize::from(list));
@@ -233,6 +238,16 @@ impl Table {
     /// The type of an object of which nothing but the metadata is known.
     pub(super) fn any(&self) -> Option<&Message> {
         self.any.as_ref()
+    }
+
+    /// All kinds: `apiVersion`, kind, and the number of the type.
+    pub(super) fn kinds(&self) -> impl Iterator<Item = (&'static str, &'static str, u32)> {
+        self.kinds.values().map(|((api_version, kind), number)| (*api_version, *kind, *number))
+    }
+
+    /// All types by their numbers.
+    pub(super) fn messages(&self) -> &[Message] {
+        &self.messages
     }
 
     /// A type by its number.

@@ -1,9 +1,13 @@
 use std::collections::BTreeSet;
 use std::io::Read;
+use std::sync::LazyLock;
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use proptest::prelude::*;
 use serde_json::{Value, json};
+
+use crate::kube::key::{Known, ObjectKey};
+use crate::kube::resource::ApiServer;
 
 use super::*;
 
@@ -382,4 +386,88 @@ proptest! {
         plain.truncate(cut.index(plain.len()));
         let _ = decoded(&plain, &Dress::STORED);
     }
+}
+
+/// The key that names the object inside; its kind is the object's own.
+fn key_of<'i>(identity: &'i payload::Identity<'_>) -> ObjectKey<'i> {
+    ObjectKey {
+        server: ApiServer::Kube,
+        group: identity.group(),
+        resource: "things",
+        namespace: Some(&*identity.namespace).filter(|namespace| !namespace.is_empty()),
+        name: &identity.name,
+        known: Known::BuiltIn,
+        kind: Some(identity.kind.to_string().leak()),
+    }
+}
+
+/// What those say that say why.
+fn holds(plain: &[u8], key: &ObjectKey<'_>, depth: Depth) -> bool {
+    let identified = payload::identify(plain).is_ok_and(|(_, identity)| payload::mismatch(key, &identity).is_none());
+    identified && (depth == Depth::Fields || look_through(plain).is_ok())
+}
+
+#[test]
+fn every_object_that_upstream_encoded_proves_itself_at_once_and_is_no_other() {
+    for release in [KUBERNETES_1_20, KUBERNETES_1_34] {
+        let mut slow = Vec::new();
+        for sample in samples(release) {
+            let plain = BASE64_STANDARD.decode(&sample.protobuf).unwrap();
+            let Ok((_, identity)) = payload::identify(&plain) else { continue };
+            let key = key_of(&identity);
+            let name = format!("{} {} {}", sample.api_version, sample.kind, sample.fill);
+            if !proves(&plain, &key, Depth::All) {
+                slow.push(name.clone());
+            }
+            assert!(holds(&plain, &key, Depth::All), "{name}");
+            for other in [
+                ObjectKey { name: "another", ..key },
+                ObjectKey { namespace: Some("another"), ..key },
+                ObjectKey { kind: Some("Another"), ..key },
+                ObjectKey { kind: None, ..key },
+            ] {
+                assert!(!proves(&plain, &other, Depth::All), "{name}: {other:?}");
+            }
+        }
+        assert_eq!(slow, [""; 0], "{release}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn nothing_proves_itself_at_once_that_does_not_hold(
+        which: prop::sample::Index,
+        changes in prop::collection::vec((any::<prop::sample::Index>(), prop_oneof![
+            Just(Change::Cut), any::<u8>().prop_map(Change::Set), any::<u8>().prop_map(Change::Insert), Just(Change::Drop),
+        ]), 1..4),
+    ) {
+        static SAMPLES: LazyLock<Vec<Sample>> =
+            LazyLock::new(|| [KUBERNETES_1_20, KUBERNETES_1_34].into_iter().flat_map(samples).collect());
+        let whole = BASE64_STANDARD.decode(&which.get(&SAMPLES).protobuf).unwrap();
+        if let Ok((_, identity)) = payload::identify(&whole) {
+            let key = key_of(&identity);
+            let mut plain = whole.clone();
+            for (at, change) in changes.iter().filter(|_| !whole.is_empty()) {
+                let at = at.index(plain.len().max(1)).min(plain.len().saturating_sub(1));
+                match change {
+                    Change::Cut => plain.truncate(at),
+                    Change::Set(byte) => plain.get_mut(at).iter_mut().for_each(|place| **place = *byte),
+                    Change::Insert(byte) => plain.insert(at, *byte),
+                    Change::Drop => drop((at < plain.len()).then(|| plain.remove(at))),
+                }
+            }
+            for depth in [Depth::Fields, Depth::All] {
+                prop_assert!(!proves(&plain, &key, depth) || holds(&plain, &key, depth));
+            }
+        }
+    }
+}
+
+/// What is done to an object.
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    Cut,
+    Set(u8),
+    Insert(u8),
+    Drop,
 }

@@ -132,12 +132,12 @@ impl<'w> Worker<'w> {
                 Fate::Rewritten(..) => &Decided { decision: rewritten, ..decided.clone() },
                 _ => decided,
             };
-            let kind = memory.number(&address, decided);
+            let kind = memory.number(&address, locator.folder(), decided);
             return Ok(Judged { kind, fate, digest: digest(plaintext), moves: false });
         }
         let subject = Subject { address: &address, guards, key, value };
         let decided = policy.decide(subject, scratch);
-        let kind = memory.number(&address, &decided);
+        let kind = memory.number(&address, locator.folder(), &decided);
         Ok(match decided.decision {
             Decision::Stays(why) => Judged { kind, fate: Fate::Stays(why), digest: digest(value), moves: false },
             Decision::Refused(why) => Judged { kind, fate: Fate::Refused(why), digest: digest(value), moves: false },
