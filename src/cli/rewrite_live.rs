@@ -19,7 +19,7 @@ use crate::report::live_rewrite::{Facts, json, text};
 use crate::report::text::{grouped, harmless, key};
 use crate::rewrite::decide::{NO_REPLACEMENTS, Policy, Stays};
 use crate::rewrite::live::journal::Journal;
-use crate::rewrite::live::kept::Kept;
+use crate::rewrite::live::kept::{Keeps, Kept};
 use crate::rewrite::live::keyspace::{Fault, Keyspace};
 use crate::rewrite::live::pace::{Pace, Patience};
 use crate::rewrite::live::plan::{Plan, plan};
@@ -107,6 +107,16 @@ impl LiveRewriteArgs {
         }
     }
 
+    /// What the plan puts aside. Where data keys are still to be made nothing can be sealed, and a journal tells of what was
+    /// stored before.
+    fn keeps(&self, mints: bool) -> Keeps {
+        match () {
+            () if !self.confirm => Keeps::Nothing,
+            () if mints || self.journal.is_some() => Keeps::AsRead,
+            () => Keeps::Sealed,
+        }
+    }
+
     fn most_changes(&self) -> usize {
         let most = if self.rate == 0 { CALM_CHANGES } else { (self.rate / 10).clamp(1, CALM_CHANGES) };
         usize::try_from(most).unwrap_or(1)
@@ -136,7 +146,9 @@ pub fn run(args: &command::Args, selection: &[String], global: &GlobalArgs) -> R
         Wanted { args, current: &current, deks: &deks, selected: selected.as_ref(), interrupted: &interrupted };
     let Store::Live(connected) = &store else { return Err(Failure::input("is no running store").about(&endpoints)) };
     let server = Server::new(connected.live());
-    let mut planned = wanted.plan(&server, &target, roots, global).map_err(|failure| failure.about(&endpoints))?;
+    let keeps = live.keeps(minting.is_some());
+    let mut planned =
+        wanted.plan(&server, &target, (roots, keeps), global).map_err(|failure| failure.about(&endpoints))?;
     let mut telling = Telling { args, endpoints: &endpoints, done: Vec::new(), left: Vec::new(), interrupted: false };
     say_costs(&minting, &target, &planned.plan, args);
     if planned.obstacle.is_some() || !live.confirm {
@@ -205,7 +217,7 @@ impl Wanted<'_> {
         &self,
         server: &Server<'_>,
         target: &Target,
-        roots: Option<Roots>,
+        wanted: (Option<Roots>, Keeps),
         global: &GlobalArgs,
     ) -> Result<Planned, Failure> {
         let digests =
@@ -214,7 +226,6 @@ impl Wanted<'_> {
         let (kinds, patience) = (Kinds::default(), self.patience());
         let progress = Progress::count(global, "planning", 0);
         let transform = |roots, kinds| self.transform(target, (roots, kinds, digests), renew);
-        let wanted = (roots, self.args.live.confirm);
         let planned = plan((server, &patience), &kinds, wanted, transform, &|entries| progress.add(entries));
         drop(progress);
         let (plan, roots) = planned.map_err(stopped)?;

@@ -1,15 +1,17 @@
 //! What the plan read and the writing will need, put aside so that the server need not be asked for it twice.
 //!
-//! It goes into a file without a name, sealed under a key that is in this process alone: what is stored in the clear is not
-//! to lie about in the clear elsewhere. Whoever changes a value after it was put aside makes our write come to nothing, as
-//! with any other; the value is then read anew.
+//! Where the target can seal already, it is the new value that is put aside, and so each value is judged once. Much of it stays
+//! in memory; the rest goes into a file without a name, sealed under a key that is in this process alone: what is stored in the
+//! clear is not to lie about in the clear elsewhere. Whoever changes a value after it was put aside makes our write come to
+//! nothing, as with any other; the value is then read anew.
 //!
 //! ```text
 //! file  := BLOCK*
 //! BLOCK := LENGTH (4 bytes) || secretbox(ENTRY*)
-//! ENTRY := RECORD CREATE MOD VERSION LEASE (8 bytes each) KEY-LENGTH VALUE-LENGTH (4 bytes each) KEY VALUE
+//! ENTRY := RECORD DIGEST CREATE MOD VERSION LEASE (8 bytes each) KEY-LENGTH VALUE-LENGTH (4 bytes each) KEY VALUE
 //! ```
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 
@@ -25,8 +27,22 @@ use super::witness::Witness;
 /// Bytes of a block before it is sealed; a single entry may be larger.
 const BLOCK_BYTES: usize = 256 << 10;
 
-/// More than this is not put aside: it is read again instead.
+/// Bytes that stay in memory.
+const MEMORY_BYTES: usize = 80 << 20;
+
+/// More than this is not put into the file: it is read again instead.
 const MAX_BYTES: u64 = 1 << 30;
+
+/// What of the entries that are to be written anew is put aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeps {
+    /// Nothing.
+    Nothing,
+    /// What was read: what takes its place cannot be made yet, or is not all that is needed.
+    AsRead,
+    /// What takes its place.
+    Sealed,
+}
 
 /// What a plan leaves for the writing.
 pub struct Kept {
@@ -36,8 +52,21 @@ pub struct Kept {
     pub pins: Pins,
     /// Entries that are to be written anew, with their numbers among the witness's records.
     pub spool: Spool,
+    /// Whether these hold what takes their place already.
+    pub sealed: bool,
     /// Entries that were read.
     pub entries: u64,
+}
+
+/// An entry that was put aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aside {
+    /// The number of its record.
+    pub record: u64,
+    /// The digest of its plaintext.
+    pub digest: u64,
+    /// The entry; where it was sealed, the value is the new one.
+    pub entry: Entry,
 }
 
 /// Entries while they are put aside.
@@ -45,6 +74,9 @@ pub struct Spool {
     file: File,
     key: Secretbox,
     block: Zeroizing<Vec<u8>>,
+    /// Full blocks in memory, and how many bytes they may have altogether. They are the first ones.
+    memory: VecDeque<Zeroizing<Vec<u8>>>,
+    room: usize,
     blocks: u64,
     bytes: u64,
     entries: u64,
@@ -57,27 +89,32 @@ impl Spool {
     ///
     /// Where no file without a name can be made, or there is no randomness.
     pub fn new() -> io::Result<Self> {
+        Self::with_room(MEMORY_BYTES)
+    }
+
+    fn with_room(room: usize) -> io::Result<Self> {
         let mut key = Zeroizing::new([0; KEY_BYTES]);
         getrandom::fill(key.as_mut_slice()).map_err(io::Error::other)?;
         let key = Secretbox::new(key.as_slice()).ok_or_else(|| io::Error::other("no key"))?;
         // Room for all that goes in before it is handed on, so that nothing is left behind by growing.
         let block = Zeroizing::new(Vec::with_capacity(2 * BLOCK_BYTES));
-        Ok(Self { file: tempfile::tempfile()?, key, block, blocks: 0, bytes: 0, entries: 0 })
+        let (file, memory) = (tempfile::tempfile()?, VecDeque::new());
+        Ok(Self { file, key, block, memory, room, blocks: 0, bytes: 0, entries: 0 })
     }
 
-    /// Puts an entry aside.
+    /// Puts an entry aside, with the number of its record and the digest of its plaintext; `value` is its own or the new one.
     ///
     /// # Errors
     ///
     /// Those of writing, and one where it is too much altogether.
-    pub fn put(&mut self, record: u64, entry: &Entry) -> io::Result<()> {
+    pub fn put(&mut self, (record, digest): (u64, u64), entry: &Entry, value: &[u8]) -> io::Result<()> {
         let length = |bytes: &[u8]| u32::try_from(bytes.len()).map_err(|_| io::Error::other("a value is too long"));
-        let (key, value) = (length(&entry.key)?, length(&entry.value)?);
+        let (key_bytes, value_bytes) = (length(&entry.key)?, length(value)?);
         let signed = [entry.create_revision, entry.mod_revision, entry.version, entry.lease].map(i64::cast_unsigned);
-        for field in [record].into_iter().chain(signed) {
+        for field in [record, digest].into_iter().chain(signed) {
             self.block.extend_from_slice(&field.to_le_bytes());
         }
-        for part in [&key.to_le_bytes()[..], &value.to_le_bytes()[..], &entry.key, &entry.value] {
+        for part in [&key_bytes.to_le_bytes()[..], &value_bytes.to_le_bytes()[..], &entry.key, value] {
             self.block.extend_from_slice(part);
         }
         self.entries += 1;
@@ -88,6 +125,15 @@ impl Spool {
         if self.block.is_empty() {
             return Ok(());
         }
+        // From the first block on that finds no room everything goes into the file, so that the order stays.
+        let room = self.room.checked_sub(self.block.len());
+        self.room = room.unwrap_or(0);
+        if room.is_some() {
+            // The copy has no more room than it fills.
+            self.memory.push_back(Zeroizing::new(self.block.to_vec()));
+            self.empty();
+            return Ok(());
+        }
         let mut sealed = vec![0; 4];
         self.key.seal(&self.block, &nonce(self.blocks), &mut sealed).map_err(io::Error::other)?;
         let bytes = u32::try_from(sealed.len() - 4).map_err(|_| io::Error::other("a block is too long"))?;
@@ -95,12 +141,16 @@ impl Spool {
         self.file.write_all(&sealed)?;
         self.bytes += sealed.len() as u64;
         self.blocks += 1;
-        // A large value's block is not kept, and is wiped.
+        self.empty();
+        if self.bytes > MAX_BYTES { Err(io::Error::other("it is too much to be put aside")) } else { Ok(()) }
+    }
+
+    /// A large value's block is not kept, and is wiped.
+    fn empty(&mut self) {
         match self.block.capacity() > 2 * BLOCK_BYTES {
             true => self.block = Zeroizing::new(Vec::with_capacity(2 * BLOCK_BYTES)),
             false => self.block.clear(),
         }
-        if self.bytes > MAX_BYTES { Err(io::Error::other("it is too much to be put aside")) } else { Ok(()) }
     }
 
     /// Everything that was put aside, from the beginning.
@@ -112,8 +162,8 @@ impl Spool {
         self.flush()?;
         self.file.seek(SeekFrom::Start(0))?;
         let reader = BufReader::with_capacity(BLOCK_BYTES, self.file);
-        let (left, entries) = (self.blocks, self.entries);
-        Ok(Entries { reader, key: self.key, blocks: 0, left, entries, opened: Plaintext::new() })
+        let (memory, left, entries) = (self.memory, self.blocks, self.entries);
+        Ok(Entries { memory, reader, key: self.key, blocks: 0, left, entries, opened: Plaintext::new() })
     }
 }
 
@@ -125,6 +175,7 @@ fn nonce(block: u64) -> [u8; NONCE_BYTES] {
 
 /// Entries that were put aside.
 pub struct Entries {
+    memory: VecDeque<Zeroizing<Vec<u8>>>,
     reader: BufReader<File>,
     key: Secretbox,
     blocks: u64,
@@ -139,12 +190,15 @@ impl Entries {
         self.entries
     }
 
-    /// Some more, each with its record's number; none at the end.
+    /// Some more; none at the end.
     ///
     /// # Errors
     ///
     /// Those of reading, and one where the file holds something else.
-    pub fn next_block(&mut self) -> io::Result<Option<Vec<(u64, Entry)>>> {
+    pub fn next_block(&mut self) -> io::Result<Option<Vec<Aside>>> {
+        if let Some(block) = self.memory.pop_front() {
+            return entries(&block).map(Some);
+        }
         if self.left == 0 {
             return Ok(None);
         }
@@ -158,12 +212,17 @@ impl Entries {
             return Err(broken());
         }
         (self.blocks, self.left) = (self.blocks + 1, self.left - 1);
-        let (mut rest, mut entries) = (self.opened.opened(opened), Vec::new());
-        while !rest.is_empty() {
-            entries.push(entry(&mut rest).ok_or_else(broken)?);
-        }
-        Ok(Some(entries))
+        entries(self.opened.opened(opened)).map(Some)
     }
+}
+
+/// The entries of a block.
+fn entries(mut block: &[u8]) -> io::Result<Vec<Aside>> {
+    let mut entries = Vec::new();
+    while !block.is_empty() {
+        entries.push(entry(&mut block).ok_or_else(broken)?);
+    }
+    Ok(entries)
 }
 
 fn broken() -> io::Error {
@@ -171,8 +230,8 @@ fn broken() -> io::Error {
 }
 
 /// Takes an entry off the front.
-fn entry(rest: &mut &[u8]) -> Option<(u64, Entry)> {
-    let record = u64::from_le_bytes(taken(rest)?);
+fn entry(rest: &mut &[u8]) -> Option<Aside> {
+    let (record, digest) = (u64::from_le_bytes(taken(rest)?), u64::from_le_bytes(taken(rest)?));
     let (create_revision, mod_revision) = (i64::from_le_bytes(taken(rest)?), i64::from_le_bytes(taken(rest)?));
     let (version, lease) = (i64::from_le_bytes(taken(rest)?), i64::from_le_bytes(taken(rest)?));
     let (key_bytes, value_bytes) = (u32::from_le_bytes(taken(rest)?), u32::from_le_bytes(taken(rest)?));
@@ -180,7 +239,7 @@ fn entry(rest: &mut &[u8]) -> Option<(u64, Entry)> {
     let (value, behind) = behind.split_at_checked(value_bytes as usize)?;
     *rest = behind;
     let (key, value) = (key.to_vec(), Zeroizing::new(value.to_vec()));
-    Some((record, Entry { key, value, create_revision, mod_revision, version, lease }))
+    Some(Aside { record, digest, entry: Entry { key, value, create_revision, mod_revision, version, lease } })
 }
 
 fn taken<const BYTES: usize>(rest: &mut &[u8]) -> Option<[u8; BYTES]> {
@@ -195,7 +254,7 @@ mod tests {
 
     #[test]
     fn what_is_put_aside_comes_back_and_does_not_lie_about_in_the_clear() {
-        let mut spool = Spool::new().unwrap();
+        let mut spool = Spool::with_room(2 << 20).unwrap();
         let entry = |number: i64, bytes: usize| Entry {
             key: format!("/registry/secrets/default/s{number}").into_bytes(),
             value: Zeroizing::new(b"plaintext ".iter().copied().cycle().take(bytes).collect()),
@@ -210,19 +269,20 @@ mod tests {
             })
             .collect();
         for (record, entry) in (0..).zip(&all) {
-            spool.put(record, entry).unwrap();
+            spool.put((record, !record), entry, &entry.value).unwrap();
         }
+        assert!(spool.memory.len() > 2 && spool.memory.iter().map(|block| block.len()).sum::<usize>() < 2 << 20);
         let mut file = spool.file.try_clone().unwrap();
         let mut entries = spool.into_entries().unwrap();
         let (mut found, mut blocks) = (Vec::new(), 0);
         while let Some(some) = entries.next_block().unwrap() {
-            assert!(some.iter().map(|(_, entry)| entry.value.len()).sum::<usize>() < 1_400_000 + BLOCK_BYTES);
+            assert!(some.iter().map(|aside| aside.entry.value.len()).sum::<usize>() < 1_400_000 + BLOCK_BYTES);
             found.extend(some);
             blocks += 1;
         }
         assert!(blocks > 3);
-        assert!(found.iter().map(|(record, _)| *record).eq(0..3000));
-        assert!(found.iter().map(|(_, entry)| entry).eq(&all));
+        assert!(found.iter().map(|aside| (aside.record, aside.digest)).eq((0..3000).map(|record| (record, !record))));
+        assert!(found.iter().map(|aside| &aside.entry).eq(&all));
         let mut stored = Vec::new();
         file.seek(SeekFrom::Start(0)).unwrap();
         file.read_to_end(&mut stored).unwrap();
@@ -232,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_file_that_holds_something_else_is_an_error() {
-        let mut spool = Spool::new().unwrap();
+        let mut spool = Spool::with_room(0).unwrap();
         let entry = Entry {
             key: b"/a".to_vec(),
             value: Zeroizing::new(b"b".to_vec()),
@@ -241,7 +301,7 @@ mod tests {
             version: 1,
             lease: 0,
         };
-        spool.put(0, &entry).unwrap();
+        spool.put((0, 0), &entry, &entry.value).unwrap();
         spool.flush().unwrap();
         spool.file.seek(SeekFrom::Start(40)).unwrap();
         spool.file.write_all(b"!").unwrap();

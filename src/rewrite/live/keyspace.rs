@@ -73,7 +73,7 @@ pub trait Keyspace: Sync {
     /// # Errors
     ///
     /// [`Fault`].
-    fn swap(&self, changes: &[Change]) -> Result<Option<i64>, Fault>;
+    fn swap(&self, changes: &[&Change]) -> Result<Option<i64>, Fault>;
 
     /// How many changes go into one transaction.
     fn most_changes(&self) -> usize;

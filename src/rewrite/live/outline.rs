@@ -1,16 +1,21 @@
 //! Into which ranges a keyspace is cut to be read.
 //!
-//! A server before 3.7 counts for each page every key up to the end of the range ([`span`](crate::etcd::span)). So before a
-//! rewrite reads everything, and more than once, it asks for numbers: of the upper half of what is left, then of halves of
-//! halves. The lower half's number follows. What the ranges hold may change meanwhile; then they are wider or narrower.
+//! A server before 3.7 counts for each page every key up to the end of the range ([`span`](crate::etcd::span)). So whoever reads
+//! everything for the first time asks for numbers: of the upper half of what is left, then of halves of halves. The lower half's
+//! number follows. The lowest ranges are known first, and are read while the others are still drawn. Later passes
+//! read in the ranges that the pages of the first one had. What the ranges hold may change meanwhile; then they are wider or
+//! narrower.
 
-use crate::etcd::span::{FIRST_KEY, NO_END, between};
+use crate::etcd::span::{FIRST_KEY, NO_END, behind_parts, between};
 
 use super::keyspace::{Fault, Keyspace};
 use super::pages::Reading;
 
 /// Keys of a range at most, if it can be cut.
 const RANGE_KEYS: u64 = 4096;
+
+/// Parts of a key, between slashes, that all keys may have in common.
+const COMMON_PARTS: usize = 2;
 
 /// No further cuts are made after so many questions.
 const MAX_QUESTIONS: usize = 20_000;
@@ -47,14 +52,25 @@ impl Outline {
         froms.zip(self.0.iter().map(Vec::as_slice))
     }
 
-    /// Ranges of a few thousand keys each.
+    /// A range ends and another one begins at this key, which is behind all that were given before.
+    pub(super) fn cut(&mut self, key: Vec<u8>) {
+        if key != FIRST_KEY {
+            self.0.insert(self.0.len().saturating_sub(1), key);
+        }
+    }
+
+    /// Draws ranges of a few thousand keys each, and tells where each one ends, in order, until nobody wants to know more.
     ///
     /// # Errors
     ///
     /// [`Fault`].
-    pub fn draw<K: Keyspace + ?Sized>(reading: &Reading<'_, K>) -> Result<Self, Fault> {
+    pub fn draw<K: Keyspace + ?Sized>(
+        reading: &Reading<'_, K>,
+        mut tell: impl FnMut(Vec<u8>) -> bool,
+    ) -> Result<(), Fault> {
         if !reading.keyspace.takes_ranges() {
-            return Ok(Self::whole());
+            tell(NO_END.to_vec());
+            return Ok(());
         }
         let ask = |from: &[u8], end: &[u8]| -> Result<_, Fault> {
             let (page, _) = reading.page((from, end), Some(1))?;
@@ -62,12 +78,31 @@ impl Outline {
         };
         let (keys, first) = ask(FIRST_KEY, NO_END)?;
         let first = first.unwrap_or_else(|| FIRST_KEY.to_vec());
-        let mut parts = vec![Part { end: NO_END.to_vec(), first, last: NO_END.to_vec(), keys }];
-        let (mut ends, mut questions) = (Vec::new(), 0);
+        // All keys may have their first parts in common, and halves would find that out in a hundred questions.
+        let (mut parts, mut all) = (Vec::new(), Part { end: NO_END.to_vec(), first, last: NO_END.to_vec(), keys });
+        for common in 1..=COMMON_PARTS {
+            let behind = behind_parts(&all.first, common);
+            if all.keys <= RANGE_KEYS || behind.is_empty() {
+                break;
+            }
+            match ask(&behind, &all.last)? {
+                (0, _) => all.last = behind,
+                (above, first) => {
+                    let (first, below) = (first.unwrap_or_else(|| behind.clone()), all.keys.saturating_sub(above));
+                    parts.push(Part { end: all.end, first, last: all.last, keys: above });
+                    all = Part { end: behind.clone(), first: all.first, last: behind, keys: below };
+                    break;
+                }
+            }
+        }
+        parts.push(all);
+        let mut questions = 0;
         while let Some(part) = parts.pop() {
             let wanted = part.keys > RANGE_KEYS && questions < MAX_QUESTIONS;
             let Some(middle) = between(&part.first, &part.last).filter(|_| wanted) else {
-                ends.push(part.end);
+                if !tell(part.end) {
+                    break;
+                }
                 continue;
             };
             questions += 1;
@@ -82,7 +117,7 @@ impl Outline {
                 }
             }
         }
-        Ok(Self(ends))
+        Ok(())
     }
 }
 
@@ -90,6 +125,16 @@ impl Outline {
 mod tests {
     use super::super::scripted::{Scripted, undisturbed};
     use super::*;
+
+    fn drawn(server: &Scripted) -> Outline {
+        let (patience, mut ends) = (undisturbed(), Vec::new());
+        let tell = |end| {
+            ends.push(end);
+            true
+        };
+        Outline::draw(&Reading::new(server, &patience), tell).unwrap();
+        Outline(ends)
+    }
 
     #[test]
     fn ranges_are_small_wherever_the_keys_are() {
@@ -99,8 +144,7 @@ mod tests {
         }
         server.put(b"a", b"v", 0);
         server.put(b"\xff", b"v", 0);
-        let patience = undisturbed();
-        let outline = Outline::draw(&Reading::new(&server, &patience)).unwrap();
+        let outline = drawn(&server);
         let ranges: Vec<_> = outline.ranges().collect();
         assert_eq!((ranges.first().unwrap().0, ranges.last().unwrap().1), (FIRST_KEY, NO_END));
         assert!(ranges.windows(2).all(|two| two[0].1 == two[1].0 && two[0].0 < two[0].1));
@@ -111,9 +155,9 @@ mod tests {
 
     #[test]
     fn a_small_or_empty_keyspace_is_one_range() {
-        let (server, patience) = (Scripted::new(), undisturbed());
-        assert_eq!(Outline::draw(&Reading::new(&server, &patience)).unwrap(), Outline::whole());
+        let server = Scripted::new();
+        assert_eq!(drawn(&server), Outline::whole());
         server.put(b"/a", b"v", 0);
-        assert_eq!(Outline::draw(&Reading::new(&server, &patience)).unwrap(), Outline::whole());
+        assert_eq!(drawn(&server), Outline::whole());
     }
 }

@@ -1,9 +1,9 @@
 //! The keyspace page by page, in the order of keys, all of it at one revision where the server keeps that one long enough.
 //!
-//! It is read in ranges of some thousand keys ([`Outline`]), several side by side, and given in order.
+//! It is read in ranges of some thousand keys at most ([`Outline`]), several side by side, and given in order.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 use std::time::Duration;
 
@@ -38,6 +38,8 @@ pub struct Reading<'r, K: ?Sized> {
     pin: AtomicI64,
     /// The entries of the next page.
     limit: AtomicI64,
+    /// Whether ranges are pages that were read before, each of which should come at once.
+    exact: bool,
 }
 
 /// The revisions at which a keyspace was read: each from a key on.
@@ -87,6 +89,9 @@ impl ReadPage {
     }
 }
 
+/// A range that is to be read, or why there is none: its first key, and the first one behind it.
+type Range = Result<(Vec<u8>, Vec<u8>), Fault>;
+
 /// What a reader says.
 enum Part {
     Page(ReadPage),
@@ -97,7 +102,18 @@ enum Part {
 impl<'r, K: Keyspace + ?Sized> Reading<'r, K> {
     /// Nothing was read yet.
     pub fn new(keyspace: &'r K, patience: &'r Patience<'r>) -> Self {
-        Self { keyspace, patience, pin: AtomicI64::new(0), limit: AtomicI64::new(FIRST_LIMIT) }
+        Self { keyspace, patience, pin: AtomicI64::new(0), limit: AtomicI64::new(FIRST_LIMIT), exact: false }
+    }
+
+    /// Ranges are pages that were read before.
+    pub fn exact(self) -> Self {
+        Self { exact: true, ..self }
+    }
+
+    /// The entries of the next page. A range that was a page may have some more by now.
+    fn limit(&self) -> i64 {
+        let limit = self.limit.load(Ordering::Relaxed);
+        if self.exact { limit + limit / 2 } else { limit }
     }
 
     /// The page of a range at the revision that is read at, and that revision. What goes by itself is waited for.
@@ -109,7 +125,7 @@ impl<'r, K: Keyspace + ?Sized> Reading<'r, K> {
         let mut waited = Duration::ZERO;
         loop {
             let pin = self.pin.load(Ordering::Relaxed);
-            let asked = limit.unwrap_or_else(|| self.limit.load(Ordering::Relaxed));
+            let asked = limit.unwrap_or_else(|| self.limit());
             let answer = match pin {
                 // Any narrow range will do to fix the revision; a majority answers for that.
                 0 => self.keyspace.page((FIRST_KEY, b"\x01"), 0, 1),
@@ -138,19 +154,21 @@ impl<'r, K: Keyspace + ?Sized> Reading<'r, K> {
         }
     }
 
-    /// Everything, in the order of keys: `take` asks for one page after the other, until there are none.
+    /// Everything, in the order of keys: `take` asks for one page after the other, until there are none. Where there is no
+    /// outline yet it is drawn meanwhile.
     pub fn in_order<T>(
         &self,
-        outline: &Outline,
+        outline: Option<&Outline>,
         take: impl FnOnce(&mut (dyn FnMut() -> Result<Option<ReadPage>, Fault> + Send)) -> T,
     ) -> T {
         thread::scope(|scope| {
-            let reader = |number: usize| {
-                let (sender, receiver) = sync_channel(WAITING);
-                scope.spawn(move || self.read_some(outline, number, &sender));
-                receiver
+            let reader = |_| {
+                let ((ranges, wanted), (sender, receiver)) = (channel(), sync_channel(WAITING));
+                scope.spawn(move || self.read_some(&wanted, &sender));
+                (ranges, receiver)
             };
-            let parts: Vec<Receiver<Part>> = (0..READERS).map(reader).collect();
+            let (ranges, parts): (Vec<Sender<Range>>, Vec<Receiver<Part>>) = (0..READERS).map(reader).unzip();
+            scope.spawn(move || self.deal(outline, &ranges));
             let mut turn = 0;
             let mut next = move || loop {
                 // A reader that is done has read its last range, and those behind it are all read, too.
@@ -165,10 +183,35 @@ impl<'r, K: Keyspace + ?Sized> Reading<'r, K> {
         })
     }
 
-    /// Reads every so many-th range. Whoever does not listen any more wants no more.
-    fn read_some(&self, outline: &Outline, number: usize, parts: &SyncSender<Part>) {
-        for range in outline.ranges().skip(number).step_by(READERS) {
-            let mut pages = Pages::new(self, range);
+    /// Gives each reader every so many-th range. Whoever does not listen any more wants no more.
+    fn deal(&self, outline: Option<&Outline>, readers: &[Sender<Range>]) {
+        let mut turn = readers.iter().cycle();
+        let mut give = |range: Range| turn.next().is_some_and(|reader| reader.send(range).is_ok());
+        match outline {
+            Some(outline) => {
+                let mut ranges = outline.ranges().map(|(from, end)| Ok((from.to_vec(), end.to_vec())));
+                while ranges.next().is_some_and(&mut give) {}
+            }
+            None => {
+                let mut from = FIRST_KEY.to_vec();
+                let drawn = Outline::draw(self, |end| give(Ok((std::mem::replace(&mut from, end.clone()), end))));
+                // Whoever wants no more does not want to know this either.
+                let _ = drawn.map_err(|fault| give(Err(fault)));
+            }
+        }
+    }
+
+    /// Reads one range after the other.
+    fn read_some(&self, ranges: &Receiver<Range>, parts: &SyncSender<Part>) {
+        for range in ranges {
+            let (from, end) = match range {
+                Ok(range) => range,
+                Err(fault) => {
+                    let _ = parts.send(Part::Failed(fault));
+                    return;
+                }
+            };
+            let mut pages = Pages::new(self, (&from, &end));
             loop {
                 let part = match pages.next_page() {
                     Ok(Some(page)) => Part::Page(page),
@@ -237,7 +280,7 @@ mod tests {
     use super::super::scripted::{Scripted, undisturbed};
     use super::*;
 
-    fn all(server: &Scripted, outline: &Outline) -> (Vec<Vec<u8>>, Pins) {
+    fn all(server: &Scripted, outline: Option<&Outline>) -> (Vec<Vec<u8>>, Pins) {
         let patience = undisturbed();
         let reading = Reading::new(server, &patience);
         reading.in_order(outline, |next| {
@@ -262,10 +305,10 @@ mod tests {
     #[test]
     fn every_key_comes_once_in_order_with_the_revision_it_was_looked_for_at() {
         let (server, keys) = filled(1234);
-        assert_eq!(all(&server, &Outline::whole()), (keys.clone(), Pins(vec![(vec![0], 1235)])));
+        assert_eq!(all(&server, Some(&Outline::whole())), (keys.clone(), Pins(vec![(vec![0], 1235)])));
         // The pin goes in the middle, an answer is too large, and one does not come.
         server.fail_pages([(3, FaultKind::Compacted), (5, FaultKind::AnswerTooLarge), (6, FaultKind::Unknown)]);
-        let (read, pins) = all(&server, &Outline::whole());
+        let (read, pins) = all(&server, Some(&Outline::whole()));
         assert_eq!(read, keys);
         // Nobody wrote meanwhile, so the new revision is the old one.
         assert_eq!((pins.at(b"/a"), pins.at(b"/z"), pins.newest()), (1235, 1235, 1235));
@@ -275,14 +318,26 @@ mod tests {
     fn ranges_side_by_side_come_in_order() {
         let (server, keys) = filled(20_000);
         let patience = undisturbed();
-        let outline = Outline::draw(&Reading::new(&server, &patience)).unwrap();
-        assert!(outline.ranges().count() > 4);
-        assert_eq!(all(&server, &outline).0, keys);
-        server.fail_pages([(9, FaultKind::Unknown), (12, FaultKind::Compacted)]);
-        assert_eq!(all(&server, &outline).0, keys);
+        let mut outline = Outline::whole();
+        keys.iter().skip(1).step_by(3000).for_each(|key| outline.cut(key.clone()));
+        for outline in [None, Some(&outline)] {
+            assert_eq!(all(&server, outline).0, keys);
+            server.fail_pages([(9, FaultKind::Unknown), (12, FaultKind::Compacted), (40, FaultKind::Unknown)]);
+            assert_eq!(all(&server, outline).0, keys);
+        }
+        server.fail_pages([(9, FaultKind::Denied)]);
+        let read = Reading::new(&server, &patience).in_order(None, |next| {
+            loop {
+                match next() {
+                    Ok(Some(_)) => {}
+                    ended => break ended,
+                }
+            }
+        });
+        assert_eq!(read.unwrap_err().kind, FaultKind::Denied);
         // Whoever takes no more is not waited for.
         let reading = Reading::new(&server, &patience);
-        let first = reading.in_order(&outline, |next| next().unwrap().unwrap().entries.len());
+        let first = reading.in_order(Some(&outline), |next| next().unwrap().unwrap().entries.len());
         assert!(first > 0);
     }
 
@@ -292,7 +347,7 @@ mod tests {
         for number in 0..100 {
             server.put(&[b'/', number], &vec![b'v'; 400 << 10], 0);
         }
-        all(&server, &Outline::whole());
+        all(&server, Some(&Outline::whole()));
         let most = server.page_limits().into_iter().skip(2).max().unwrap();
         assert!(most <= 4, "{most}");
     }

@@ -11,7 +11,7 @@ use crate::source::trace::TraceKey;
 use super::super::judging::{Inside, Refused};
 use super::super::seal::MakeError;
 use super::super::tally::{Count, Kind, Kinds};
-use super::kept::{Kept, Spool};
+use super::kept::{Keeps, Kept, Spool};
 use super::keyspace::{Entry, Fault, Keyspace};
 use super::ordered::ordered;
 use super::outline::Outline;
@@ -70,8 +70,17 @@ pub struct Asked<'a, K: ?Sized> {
     pub keyspace: &'a K,
     /// How long to wait for answers, and whether somebody interrupts.
     pub patience: &'a Patience<'a>,
-    /// In which ranges it is read.
-    pub outline: &'a Outline,
+    /// In which ranges it is read; none where they are still to be drawn.
+    pub outline: Option<&'a Outline>,
+}
+
+/// How a store was read.
+#[derive(Default)]
+pub(super) struct Swept {
+    /// At which revisions.
+    pub pins: Pins,
+    /// In which pages.
+    pub outline: Outline,
 }
 
 /// Judges every entry, `seal` with what takes its place, and gives each page in the order of keys to `take` until that says no.
@@ -80,7 +89,7 @@ pub(super) fn sweep<K: Keyspace + ?Sized>(
     transform: &Transform<'_>,
     seal: bool,
     mut take: impl FnMut(JudgedPage) -> Result<bool, Stop>,
-) -> Result<Pins, Stop> {
+) -> Result<Swept, Stop> {
     let Asked { keyspace, patience, outline } = *asked;
     let failed: Mutex<Option<Fault>> = Mutex::new(None);
     let work = |worker: &mut Worker<'_>, page: ReadPage| -> Result<_, MakeError> {
@@ -89,8 +98,10 @@ pub(super) fn sweep<K: Keyspace + ?Sized>(
         let entries = page.entries.into_iter().map(judge).collect::<Result<_, _>>()?;
         Ok((place, JudgedPage { entries, inside: worker.inside, unlisted: worker.unlisted }))
     };
-    let (mut outcome, mut pins) = (Ok(()), Pins::default());
-    Reading::new(keyspace, patience).in_order(outline, |next_page| {
+    let (mut outcome, mut swept) = (Ok(()), Swept::default());
+    let reading = Reading::new(keyspace, patience);
+    let reading = if outline.is_some() { reading.exact() } else { reading };
+    reading.in_order(outline, |next_page| {
         let next = || {
             if patience.interrupted.load(Ordering::Relaxed) {
                 return None;
@@ -107,7 +118,10 @@ pub(super) fn sweep<K: Keyspace + ?Sized>(
             work,
             |page| {
                 let taken = page.map_err(Stop::from).and_then(|(place, page)| {
-                    pins.note(place);
+                    if keyspace.takes_ranges() {
+                        swept.outline.cut(place.0.clone());
+                    }
+                    swept.pins.note(place);
                     take(page)
                 });
                 let goes_on = matches!(taken, Ok(true));
@@ -123,7 +137,7 @@ pub(super) fn sweep<K: Keyspace + ?Sized>(
     if patience.interrupted.load(Ordering::Relaxed) {
         return Err(Stop::Interrupted);
     }
-    Ok(pins)
+    Ok(swept)
 }
 
 /// As many workers as there are processors.
@@ -132,7 +146,7 @@ pub(super) fn threads() -> usize {
 }
 
 /// Reads everything and judges it. `transform` makes what is judged by, with the roots; they are found where none are given.
-/// With `keeps` what is to be written anew is put aside, so that it need not be read again at once.
+/// What is to be written anew is put aside as `keeps` says, so that it need not be read again at once.
 ///
 /// # Errors
 ///
@@ -140,7 +154,7 @@ pub(super) fn threads() -> usize {
 pub fn plan<'t, K: Keyspace + ?Sized>(
     (keyspace, patience): (&K, &Patience<'_>),
     kinds: &'t Kinds,
-    (given, keeps): (Option<Roots>, bool),
+    (given, keeps): (Option<Roots>, Keeps),
     transform: impl Fn(Arc<Roots>, &'t Kinds) -> Transform<'t>,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<(Plan, Arc<Roots>), Stop> {
@@ -149,19 +163,20 @@ pub fn plan<'t, K: Keyspace + ?Sized>(
         Some(roots) => roots,
         None => sampled_roots(&Reading::new(keyspace, patience))?,
     };
-    let outline = Outline::draw(&Reading::new(keyspace, patience))?;
+    let mut outline = None;
     loop {
         let shared = Arc::new(roots);
         let judged = transform(shared.clone(), kinds);
         let mut plan = Plan::default();
         let mut counts: Vec<u64> = Vec::new();
-        let mut keeper = if keeps { Keeper::new(judged.digests) } else { Keeper(None) };
-        let pins = sweep(&Asked { keyspace, patience, outline: &outline }, &judged, false, |page| {
-            progress(page.entries.len() as u64);
-            keeper.keep(&page);
-            plan.add(page, &mut counts);
-            Ok(true)
-        })?;
+        let mut keeper = Keeper::new(keeps, judged.digests);
+        let swept =
+            sweep(&Asked { keyspace, patience, outline: outline.as_ref() }, &judged, keeps == Keeps::Sealed, |page| {
+                progress(page.entries.len() as u64);
+                keeper.keep(&page);
+                plan.add(page, &mut counts);
+                Ok(true)
+            })?;
         if plan.unlisted && !is_given {
             roots = all_roots(&Reading::new(keyspace, patience))?;
             // It may be somebody else's key after all; then these are the roots.
@@ -169,12 +184,12 @@ pub fn plan<'t, K: Keyspace + ?Sized>(
                 plan.unlisted = false;
             }
             if plan.unlisted {
+                outline = Some(swept.outline);
                 continue;
             }
         }
-        plan.kept = keeper.finish(&pins);
-        plan.pins = pins;
-        plan.outline = outline;
+        plan.kept = keeper.finish(&swept.pins);
+        (plan.pins, plan.outline) = (swept.pins, swept.outline);
         let count = |(kind, count)| (kind, Count { entries: count, ..Count::default() });
         plan.rows = kinds.table().into_iter().zip(counts).filter(|(_, count)| *count > 0).map(count).collect();
         plan.rows.sort_by(|(one, _), (other, _)| one.cmp(other));
@@ -214,20 +229,27 @@ impl Plan {
 }
 
 /// What puts entries aside while a plan is made; nothing, where that is not wanted or does not work.
-struct Keeper(Option<(Witness, Spool, u64)>);
+struct Keeper(Option<Kept>);
 
 impl Keeper {
-    fn new(digests: TraceKey) -> Self {
-        let made = Witness::new(digests).and_then(|witness| Ok((witness, Spool::new()?, 0)));
+    fn new(keeps: Keeps, digests: TraceKey) -> Self {
+        if keeps == Keeps::Nothing {
+            return Self(None);
+        }
+        let made = Witness::new(digests).and_then(|witness| {
+            let (spool, sealed) = (Spool::new()?, keeps == Keeps::Sealed);
+            Ok(Kept { witness, pins: Pins::default(), spool, sealed, entries: 0 })
+        });
         Self(made.inspect_err(without).ok())
     }
 
     fn keep(&mut self, page: &JudgedPage) {
-        let Some((witness, spool, entries)) = &mut self.0 else { return };
+        let Some(Kept { witness, spool, sealed, entries, .. }) = &mut self.0 else { return };
         *entries += page.entries.len() as u64;
         let kept = page.entries.iter().try_for_each(|(entry, judged)| {
             let record = witness.read(entry, judged.digest);
-            if matches!(judged.fate, Fate::Rewritten(..)) { spool.put(record, entry) } else { Ok(()) }
+            let Fate::Rewritten(new, _) = &judged.fate else { return Ok(()) };
+            spool.put((record, judged.digest), entry, if *sealed { new } else { &entry.value })
         });
         if let Err(error) = kept.and_then(|()| witness.flush()) {
             without(&error);
@@ -236,8 +258,7 @@ impl Keeper {
     }
 
     fn finish(self, pins: &Pins) -> Option<Kept> {
-        let (witness, spool, entries) = self.0?;
-        Some(Kept { witness, pins: pins.clone(), spool, entries })
+        Some(Kept { pins: pins.clone(), ..self.0? })
     }
 }
 

@@ -96,6 +96,6 @@ pub fn prove<K: Keyspace + ?Sized>(
         }
         Ok(true)
     })?;
-    proof.revision = read.newest();
+    proof.revision = read.pins.newest();
     Ok(proof)
 }

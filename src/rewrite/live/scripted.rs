@@ -183,7 +183,8 @@ impl Keyspace for Scripted {
         Ok(self.entry(key))
     }
 
-    fn swap(&self, changes: &[Change]) -> Result<Option<i64>, Fault> {
+    fn swap(&self, changes: &[&Change]) -> Result<Option<i64>, Fault> {
+        let changes: &[Change] = &changes.iter().map(|change| (*change).clone()).collect::<Vec<_>>();
         let mut state = self.state.lock().unwrap();
         state.swaps.push(changes.len());
         if changes.len() > self.most {

@@ -95,9 +95,9 @@ impl<'s> Server<'s> {
         self.live.run(member.defragment()).map_err(|error| told(&error))
     }
 
-    fn transaction(&self, changes: &[Change]) -> Txn {
-        let compare = |change: &Change| Compare::mod_revision(change.key.clone(), CompareOp::Equal, change.expected);
-        let put = |change: &Change| {
+    fn transaction(&self, changes: &[&Change]) -> Txn {
+        let compare = |change: &&Change| Compare::mod_revision(change.key.clone(), CompareOp::Equal, change.expected);
+        let put = |change: &&Change| {
             let options = PutOptions::new().with_lease(change.lease);
             TxnOp::put(change.key.clone(), change.value.to_vec(), Some(options))
         };
@@ -108,7 +108,7 @@ impl<'s> Server<'s> {
             return transaction;
         }
         // kine wants to be asked for the value that is in the way.
-        let get = |change: &Change| TxnOp::get(change.key.clone(), None);
+        let get = |change: &&Change| TxnOp::get(change.key.clone(), None);
         transaction.or_else(changes.iter().map(get).collect::<Vec<_>>())
     }
 }
@@ -137,7 +137,7 @@ impl Keyspace for Server<'_> {
         Ok(page(response).entries.into_iter().next())
     }
 
-    fn swap(&self, changes: &[Change]) -> Result<Option<i64>, Fault> {
+    fn swap(&self, changes: &[&Change]) -> Result<Option<i64>, Fault> {
         let cluster = self.live.cluster();
         let Some(member) = cluster.in_turn().next() else {
             return Err(Fault::new(FaultKind::Other, "no endpoint is given"));

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::super::decide::Stays;
 use super::super::seal::MakeError;
 use super::journal::{Journal, Line};
+use super::kept::Aside;
 use super::keyspace::{Change, Entry, Fault, FaultKind, Keyspace};
 use super::outcome::{Before, Outcome, tell};
 use super::pace::{MAX_BACKLOG, Pace, Patience};
@@ -53,8 +54,16 @@ impl Item {
         Some(Self { change, before, digest: judged.digest, old_sha256, record, tries: 0 })
     }
 
+    /// The change that puts a value in its place that was made when it was put aside.
+    pub fn sealed(aside: Aside) -> Self {
+        let Aside { record, digest, entry } = aside;
+        let before = Before { create_revision: entry.create_revision, version: entry.version };
+        let change = Change { key: entry.key, expected: entry.mod_revision, lease: entry.lease, value: entry.value };
+        Self { change, before, digest, old_sha256: None, record, tries: 0 }
+    }
+
     /// What it takes in a transaction: its key stands in comparison, put and answer.
-    fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         3 * self.change.key.len() + self.change.value.len() + 64
     }
 }
@@ -207,14 +216,14 @@ impl<'c, K: Keyspace + ?Sized> Common<'c, K> {
         }
     }
 
-    /// Whether a batch has as much as a transaction takes.
-    pub fn is_full(&self, batch: &[Item]) -> bool {
-        batch.len() >= self.most.load(Ordering::Relaxed) || batch.iter().map(Item::bytes).sum::<usize>() >= BATCH_BYTES
+    /// Whether a batch of so many changes with so many bytes has as much as a transaction takes.
+    pub fn is_full(&self, changes: usize, bytes: usize) -> bool {
+        changes >= self.most.load(Ordering::Relaxed) || bytes >= BATCH_BYTES
     }
 
-    /// Whether another change still goes into a batch.
-    pub fn has_room(&self, batch: &[Item], item: &Item) -> bool {
-        batch.is_empty() || batch.iter().map(Item::bytes).sum::<usize>() + item.bytes() <= BATCH_BYTES
+    /// Whether another change still goes into a batch of so many bytes.
+    pub fn has_room(&self, bytes: usize, item: &Item) -> bool {
+        bytes == 0 || bytes + item.bytes() <= BATCH_BYTES
     }
 
     fn name(&self, item: &Item, why: impl Into<String>) {
@@ -255,7 +264,7 @@ impl<K: Keyspace + ?Sized> Settling<'_, '_, K> {
     fn group(&mut self, group: Vec<Item>) {
         let common = self.common;
         common.pace.claim(group.len(), common.patience.interrupted);
-        let (begin, changes): (_, Vec<_>) = (Instant::now(), group.iter().map(|item| item.change.clone()).collect());
+        let (begin, changes): (_, Vec<_>) = (Instant::now(), group.iter().map(|item| &item.change).collect());
         match common.keyspace.swap(&changes) {
             Ok(Some(revision)) => {
                 common.patience.answered();
@@ -276,7 +285,7 @@ impl<K: Keyspace + ?Sized> Settling<'_, '_, K> {
     fn done(&self, group: &[Item], revision: i64) {
         let common = self.common;
         add(&common.counts.written, group.len());
-        let noted = group.iter().try_for_each(|item| common.written.note(item.record, item.digest, revision));
+        let noted = common.written.note(group.iter().map(|item| (item.record, item.digest)), revision);
         let journaled = common.journal.map_or(Ok(()), |journal| {
             let line = |item: &'_ Item| -> Option<([u8; 32], [u8; 32])> {
                 Some((item.old_sha256?, Sha256::digest(item.change.value.as_slice()).into()))

@@ -15,6 +15,7 @@ use super::super::decide::{NO_REPLACEMENTS, Policy};
 use super::super::seal::seal_one;
 use super::super::tally::{Fate as Planned, Kinds};
 use super::super::target::{Randomness, SystemRandomness, Target};
+use super::kept::Keeps;
 use super::keyspace::FaultKind;
 use super::outline::Outline;
 use super::pace::{Pace, Patience};
@@ -110,7 +111,8 @@ impl Case {
         let transform = self.transform(&kinds, &deks, digests);
         let kept = keeps.then(|| {
             let planning = |_, kinds| self.transform(kinds, &deks, digests);
-            let (planned, _) = plan((&self.server, patience), &kinds, (None, true), planning, &|_| ()).unwrap();
+            let (planned, _) =
+                plan((&self.server, patience), &kinds, (None, Keeps::Sealed), planning, &|_| ()).unwrap();
             planned.kept.unwrap()
         });
         between();
@@ -156,7 +158,8 @@ fn everything_is_written_once_and_proved_and_leases_are_kept() {
     let (kinds, deks) = (Kinds::default(), Deks::default());
     let digests = TraceKey::random().unwrap();
     let transform = |_, kinds| case.transform(kinds, &deks, digests);
-    let (planned, _) = plan((&case.server, &undisturbed()), &kinds, (None, false), transform, &|_| ()).unwrap();
+    let (planned, _) =
+        plan((&case.server, &undisturbed()), &kinds, (None, Keeps::Nothing), transform, &|_| ()).unwrap();
     assert_eq!((planned.rewritten, planned.refused_count, planned.moves), (700, 0, true));
     assert!(
         planned.rows.iter().any(|(kind, count)| matches!(kind.fate, Planned::Rewritten(_)) && count.entries == 700)

@@ -1,14 +1,14 @@
 //! What a rewrite read and wrote, to be held against what is read in the end.
 //!
 //! Each entry leaves a record of fixed size, in the order of keys, in a file without a name: memory does not grow with the keyspace.
-//! There is no plaintext in it and no key, but digests under a key drawn anew for each run.
+//! There is no plaintext in it and no key, but digests under a key drawn anew for each run. What was written stands in a file of
+//! its own, so that what a transaction wrote is noted at once.
 //!
-//! | bytes | field |
-//! |---|---|
-//! | 0..16 | digest of the key |
-//! | 16..24 | digest of the plaintext that was read |
-//! | 24..32 | revision at which the rewrite stored it again; 0 for none |
-//! | 32..40 | revision at which it was read |
+//! | bytes | field | | bytes | field, of what was written |
+//! |---|---|---|---|---|
+//! | 0..16 | digest of the key | | 0..8 | digest of the plaintext |
+//! | 16..24 | digest of the plaintext that was read | | 8..16 | revision at which the rewrite stored it again; 0 for none |
+//! | 24..32 | revision at which it was read | | | |
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -19,12 +19,13 @@ use crate::source::trace::TraceKey;
 use super::keyspace::Entry;
 use super::pages::Pins;
 
-const RECORD_BYTES: usize = 40;
-const WRITTEN_AT: u64 = 16;
+const RECORD_BYTES: usize = 32;
+const WRITTEN_BYTES: usize = 16;
 
 /// The records while they are made.
 pub struct Witness {
     file: File,
+    written: File,
     key: TraceKey,
     records: u64,
     buffer: Vec<u8>,
@@ -37,20 +38,20 @@ impl Witness {
     ///
     /// Where no file without a name can be made.
     pub fn new(key: TraceKey) -> io::Result<Self> {
-        Ok(Self { file: tempfile::tempfile()?, key, records: 0, buffer: Vec::new() })
+        Ok(Self { file: tempfile::tempfile()?, written: tempfile::tempfile()?, key, records: 0, buffer: Vec::new() })
     }
 
     /// Notes an entry and the digest of what it holds. Gives the record's number.
     pub fn read(&mut self, entry: &Entry, digest: u64) -> u64 {
         self.buffer.extend_from_slice(&self.key.digest(&entry.key).to_le_bytes());
-        for field in [digest, 0, entry.mod_revision.cast_unsigned()] {
+        for field in [digest, entry.mod_revision.cast_unsigned()] {
             self.buffer.extend_from_slice(&field.to_le_bytes());
         }
         self.records += 1;
         self.records - 1
     }
 
-    /// Brings what was noted to the file. Only then may it be noted what was written.
+    /// Brings what was noted to the file.
     ///
     /// # Errors
     ///
@@ -68,7 +69,7 @@ impl Witness {
     ///
     /// Where the system gives none.
     pub fn writer(&self) -> io::Result<Written> {
-        Ok(Written(self.file.try_clone()?))
+        Ok(Written(self.written.try_clone()?))
     }
 
     /// Everything that was noted, from the beginning.
@@ -78,9 +79,13 @@ impl Witness {
     /// Those of writing.
     pub fn into_records(mut self, pins: Pins) -> io::Result<Records> {
         self.flush()?;
+        // Where nothing was written the file has a hole or has ended, which are zeros.
+        self.written.set_len(self.records * WRITTEN_BYTES as u64)?;
         self.file.seek(SeekFrom::Start(0))?;
+        self.written.seek(SeekFrom::Start(0))?;
         let reader = BufReader::with_capacity(RECORD_BYTES << 10, self.file);
-        Ok(Records { reader, key: self.key, left: self.records, pins })
+        let written = BufReader::with_capacity(WRITTEN_BYTES << 10, self.written);
+        Ok(Records { reader, written, key: self.key, left: self.records, pins })
     }
 }
 
@@ -88,22 +93,30 @@ impl Witness {
 pub struct Written(File);
 
 impl Written {
-    /// The record's entry now holds what has this digest, written at this revision.
+    /// The entries of these records now hold what has these digests, written at this revision.
     ///
     /// # Errors
     ///
     /// Those of writing.
-    pub fn note(&self, record: u64, digest: u64, revision: i64) -> io::Result<()> {
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&digest.to_le_bytes());
-        bytes[8..].copy_from_slice(&revision.to_le_bytes());
-        self.0.write_all_at(&bytes, record * RECORD_BYTES as u64 + WRITTEN_AT)
+    pub fn note(&self, written: impl Iterator<Item = (u64, u64)>, revision: i64) -> io::Result<()> {
+        let (mut first, mut bytes) = (0, Vec::new());
+        for (record, digest) in written {
+            // What stands side by side goes at once.
+            if record != first + (bytes.len() / WRITTEN_BYTES) as u64 {
+                self.0.write_all_at(&bytes, first * WRITTEN_BYTES as u64)?;
+                (first, bytes) = (record, Vec::new());
+            }
+            bytes.extend_from_slice(&digest.to_le_bytes());
+            bytes.extend_from_slice(&revision.to_le_bytes());
+        }
+        self.0.write_all_at(&bytes, first * WRITTEN_BYTES as u64)
     }
 }
 
 /// The records in the order of keys, each given when its key is asked for.
 pub struct Records {
     reader: BufReader<File>,
+    written: BufReader<File>,
     key: TraceKey,
     left: u64,
     pins: Pins,
@@ -144,23 +157,30 @@ impl Records {
         while self.left > 0 {
             self.left -= 1;
             let mut record = [0; RECORD_BYTES];
+            let mut written = [0; WRITTEN_BYTES];
             self.reader.read_exact(&mut record)?;
+            self.written.read_exact(&mut written)?;
             let (key, fields) = record.split_at(16);
             if key != wanted {
                 // Its key was deleted, and perhaps made anew, since.
                 continue;
             }
-            let mut numbers = fields.chunks_exact(8).map(|field| field.try_into().map_or(0, u64::from_le_bytes));
-            let mut next = || numbers.next().unwrap_or_default();
-            let (digest, written, read) = (next(), next().cast_signed(), next().cast_signed());
+            let ([digest, read], [ours, written]) = (numbers(fields), numbers(&written));
+            let (read, written) = (read.cast_signed(), written.cast_signed());
             return Ok(match entry.mod_revision {
-                revision if written != 0 && revision == written => Known::Ours { digest },
+                revision if written != 0 && revision == written => Known::Ours { digest: ours },
                 revision if written == 0 && revision == read => Known::AsRead { digest },
                 _ => Known::Theirs,
             });
         }
         Ok(Known::Missed)
     }
+}
+
+/// Two numbers, one behind the other.
+fn numbers(bytes: &[u8]) -> [u64; 2] {
+    let mut numbers = bytes.chunks_exact(8).map(|number| number.try_into().map_or(0, u64::from_le_bytes));
+    [(); 2].map(|()| numbers.next().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -193,7 +213,7 @@ mod tests {
         witness.flush().unwrap();
         // Ours, made anew by somebody, deleted, changed by somebody; and one that is new.
         let revision = server.put(b"/a", b"2", 0);
-        witness.writer().unwrap().note(numbers[0], 78, revision).unwrap();
+        witness.writer().unwrap().note([(numbers[0], 78)].into_iter(), revision).unwrap();
         server.delete(b"/b");
         server.put(b"/b", b"2", 0);
         server.delete(b"/c");

@@ -9,15 +9,15 @@ use std::time::Duration;
 use super::super::seal::MakeError;
 
 use super::journal::Journal;
-use super::kept::{Entries, Kept};
-use super::keyspace::{Entry, Fault, Keyspace};
+use super::kept::{Aside, Entries, Kept};
+use super::keyspace::{Fault, Keyspace};
 use super::ordered::ordered;
 use super::outline::Outline;
 use super::pace::{Pace, Patience};
 use super::pages::Pins;
 use super::plan::{Asked, sweep, threads};
 use super::settle::{Common, Counts, Item, Named, Stop, settle};
-use super::transform::{Judged, Transform, Worker};
+use super::transform::{Transform, Worker};
 use super::witness::Witness;
 
 /// Transactions under way at a time.
@@ -73,7 +73,7 @@ pub struct Written {
 impl<K: ?Sized> Writing<'_, K> {
     /// How it is read.
     pub(super) fn asked(&self) -> Asked<'_, K> {
-        Asked { keyspace: self.keyspace, patience: self.patience, outline: self.outline }
+        Asked { keyspace: self.keyspace, patience: self.patience, outline: Some(self.outline) }
     }
 }
 
@@ -89,7 +89,9 @@ pub fn write<K: Keyspace + ?Sized>(
     kept: Option<Kept>,
 ) -> std::io::Result<(Written, Witness, Pins)> {
     let (mut witness, read) = match kept {
-        Some(Kept { witness, pins, spool, entries }) => (witness, Some((pins, spool.into_entries()?, entries))),
+        Some(Kept { witness, pins, spool, sealed, entries }) => {
+            (witness, Some((pins, spool.into_entries()?, (entries, sealed))))
+        }
         None => (Witness::new(transform.digests)?, None),
     };
     let asked = (writing.keyspace, writing.pace, writing.patience);
@@ -107,8 +109,15 @@ pub fn write<K: Keyspace + ?Sized>(
                 }
             });
         }
-        let mut sender =
-            Sender { writing, common: &common, batches, under_way: &under_way, batch: Vec::new(), changes: 0 };
+        let mut sender = Sender {
+            writing,
+            common: &common,
+            batches,
+            under_way: &under_way,
+            batch: Vec::new(),
+            bytes: 0,
+            changes: 0,
+        };
         let swept = match read {
             None => from_server(&mut sender, transform, &mut witness),
             Some((pins, mut entries, count)) => from_kept(&mut sender, transform, &mut entries, count).map(|()| pins),
@@ -143,11 +152,15 @@ fn from_server<K: Keyspace + ?Sized>(
             .map(|(entry, judged)| (witness.read(&entry, judged.digest), entry, judged))
             .collect();
         witness.flush()?;
-        numbered.into_iter().for_each(|(record, entry, judged)| sender.add(record, entry, judged));
+        let journaled = writing.journal.is_some();
+        let items =
+            numbered.into_iter().filter_map(|(record, entry, judged)| Item::new(entry, judged, record, journaled));
+        items.for_each(|item| sender.add(item));
         sender.compact_if_due()?;
         (writing.progress)(entries);
         Ok(!sender.common.ends())
     })
+    .map(|swept| swept.pins)
 }
 
 /// What was put aside.
@@ -155,7 +168,7 @@ fn from_kept<K: Keyspace + ?Sized>(
     sender: &mut Sender<'_, '_, K>,
     transform: &Transform<'_>,
     entries: &mut Entries,
-    count: u64,
+    (count, sealed): (u64, bool),
 ) -> Result<(), Stop> {
     let (writing, failed) = (sender.writing, Mutex::new(None));
     let next = || {
@@ -166,9 +179,20 @@ fn from_kept<K: Keyspace + ?Sized>(
             None
         })
     };
-    let work = |worker: &mut Worker<'_>, block: Vec<(u64, Entry)>| -> Result<Vec<_>, MakeError> {
-        let judge = |(record, entry): (u64, Entry)| worker.judge(&entry, true).map(|judged| (record, entry, judged));
-        block.into_iter().map(judge).collect()
+    let journaled = writing.journal.is_some();
+    let work = |worker: &mut Worker<'_>, block: Vec<Aside>| -> Result<(usize, Vec<Item>), MakeError> {
+        let mut item = |aside: Aside| -> Result<Option<Item>, MakeError> {
+            match sealed {
+                true => Ok(Some(Item::sealed(aside))),
+                false => {
+                    let judged = worker.judge(&aside.entry, true)?;
+                    Ok(Item::new(aside.entry, judged, aside.record, journaled))
+                }
+            }
+        };
+        let entries = block.len();
+        let items = block.into_iter().filter_map(|aside| item(aside).transpose()).collect::<Result<_, _>>()?;
+        Ok((entries, items))
     };
     let (mut outcome, mut told) = (Ok(()), 0);
     ordered(
@@ -176,10 +200,10 @@ fn from_kept<K: Keyspace + ?Sized>(
         next,
         || Worker::new(transform),
         work,
-        |block: Result<Vec<_>, MakeError>| {
-            outcome = block.map_err(Stop::from).and_then(|block| {
-                let entries = block.len() as u64;
-                block.into_iter().for_each(|(record, entry, judged)| sender.add(record, entry, judged));
+        |block: Result<_, MakeError>| {
+            outcome = block.map_err(Stop::from).and_then(|(entries, items)| {
+                let entries = entries as u64;
+                items.into_iter().for_each(|item| sender.add(item));
                 told += entries;
                 (writing.progress)(entries);
                 sender.compact_if_due()
@@ -208,24 +232,27 @@ struct Sender<'s, 'w, K: ?Sized> {
     batches: SyncSender<Vec<Item>>,
     under_way: &'s Mutex<usize>,
     batch: Vec<Item>,
+    /// What these take in a transaction.
+    bytes: usize,
     /// Changes since the store was compacted.
     changes: u64,
 }
 
 impl<K: Keyspace + ?Sized> Sender<'_, '_, K> {
-    fn add(&mut self, record: u64, entry: Entry, judged: Judged) {
-        let Some(item) = Item::new(entry, judged, record, self.writing.journal.is_some()) else { return };
-        if !self.common.has_room(&self.batch, &item) {
+    fn add(&mut self, item: Item) {
+        if !self.common.has_room(self.bytes, &item) {
             self.send();
         }
+        self.bytes += item.bytes();
         self.batch.push(item);
         self.changes += 1;
-        if self.common.is_full(&self.batch) {
+        if self.common.is_full(self.batch.len(), self.bytes) {
             self.send();
         }
     }
 
     fn send(&mut self) {
+        self.bytes = 0;
         if !self.batch.is_empty() {
             *lock(self.under_way) += 1;
             // Writers listen until this end is dropped.
