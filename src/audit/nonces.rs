@@ -96,12 +96,12 @@ impl Nonces {
     }
 
     fn digest(&mut self, verdict: &Verdict<'_>, value: &[u8]) -> Option<u64> {
+        let moved = verdict.findings.contains(ValueFinding::NameMismatch);
+        if verdict.kind == Some(SealedKind::AesCbc) && verdict.opened_by.is_some() && !moved {
+            return None;
+        }
         let Form::Sealed(sealed) = prefix::form(value) else { return None };
         if sealed.kind == SealedKind::AesCbc {
-            let moved = verdict.findings.contains(ValueFinding::NameMismatch);
-            if !moved && verdict.opened_by.is_some() {
-                return None;
-            }
             let digest = last_blocks(&self.key, value)?;
             if moved {
                 self.moved.insert(digest);

@@ -40,6 +40,12 @@ pub(super) enum Step {
     MessageByName(u32),
 }
 
+/// What may stand in the field of this number.
+#[inline]
+pub(super) fn step(steps: &[Step], number: u32) -> Step {
+    steps.get(number as usize).copied().unwrap_or(Step::Any)
+}
+
 /// A kind, and how its objects begin.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Begin {
@@ -59,11 +65,10 @@ pub(super) struct Steps {
 }
 
 impl Steps {
-    /// What may stand in a field of a type.
+    /// What may stand in the fields of a type, by their numbers; anything in those that are not among them.
     #[inline]
-    pub(super) fn step(&self, ty: u32, number: u32) -> Step {
-        let steps = self.types.get(ty as usize);
-        steps.and_then(|steps| steps.get(number as usize)).copied().unwrap_or(Step::Any)
+    pub(super) fn of_type(&self, ty: u32) -> &[Step] {
+        self.types.get(ty as usize).map_or(&[], Vec::as_slice)
     }
 
     /// The kind of an object, by how it begins.
@@ -82,7 +87,7 @@ impl Steps {
             steps.types.resize(first + more, Vec::new());
             let place = |list: usize| if list == 0 { number } else { first + list - 1 };
             for (list, targets) in message.lists().iter().enumerate() {
-                let of_field = |target: &Target| step(message, *target, &place);
+                let of_field = |target: &Target| of_target(message, *target, &place);
                 let mut taken: Vec<Step> = targets.iter().map(of_field).collect();
                 // No field has the number 0.
                 taken.resize(taken.len().max(1), Step::Careful);
@@ -120,7 +125,7 @@ fn short(length: usize) -> Option<u8> {
     u8::try_from(length).ok().filter(|length| *length < 0x80)
 }
 
-fn step(message: &Message, target: Target, place: &impl Fn(usize) -> usize) -> Step {
+fn of_target(message: &Message, target: Target, place: &impl Fn(usize) -> usize) -> Step {
     match target {
         Target::Unknown | Target::Hidden => Step::Any,
         Target::Inline(list) => u32::try_from(place(usize::from(list))).map_or(Step::Careful, Step::Message),

@@ -10,7 +10,7 @@ use std::cell::Cell;
 
 use crate::kube::key::ObjectKey;
 
-use super::steps::{Begin, STEPS, Step, Steps};
+use super::steps::{Begin, STEPS, Step, Steps, step};
 use super::walk::MAX_DEPTH;
 
 /// The object in an envelope.
@@ -76,13 +76,13 @@ impl Walk<'_> {
         if *first != RAW || end != END {
             return None;
         }
+        let steps = self.steps.of_type(begin.ty);
         let mut metadata = false;
         let mut rest = raw;
         while !rest.is_empty() {
             let (number, content, behind) = field(rest)?;
             rest = behind;
-            let step = self.steps.step(begin.ty, number);
-            match (number, content, step) {
+            match (number, content, step(steps, number)) {
                 (METADATA, Content::Bytes(bytes), Step::Message(ty)) if !metadata => {
                     self.metadata(ty, bytes, key)?;
                     metadata = true;
@@ -95,6 +95,7 @@ impl Walk<'_> {
     }
 
     fn metadata(&self, ty: u32, message: &[u8], key: &ObjectKey<'_>) -> Option<()> {
+        let steps = self.steps.of_type(ty);
         let (mut name, mut namespace, mut uid) = (None, None, None);
         let mut rest = message;
         while !rest.is_empty() {
@@ -105,7 +106,7 @@ impl Walk<'_> {
                 NAMESPACE => &mut namespace,
                 UID => &mut uid,
                 _ => {
-                    let step = self.steps.step(ty, number);
+                    let step = step(steps, number);
                     if number <= LAST_OF_METADATA && step == Step::Any {
                         return None;
                     }
@@ -123,14 +124,18 @@ impl Walk<'_> {
     }
 
     /// What a field holds must be what its type has there. `depth` counts the messages around it.
-    #[inline]
+    #[inline(always)]
     fn content(&self, step: Step, content: Content<'_>, depth: usize) -> Option<()> {
+        // Most are looked into no further, and are told here without a call.
+        match (step, &content) {
+            (Step::Bytes, Content::Bytes(_)) | (Step::Varint, Content::Varint) | (Step::Any, _) => Some(()),
+            _ => self.inside(step, content, depth),
+        }
+    }
+
+    fn inside(&self, step: Step, content: Content<'_>, depth: usize) -> Option<()> {
         match (step, content) {
-            (Step::Any, _)
-            | (Step::Varint, Content::Varint)
-            | (Step::Fixed64, Content::Fixed64)
-            | (Step::Fixed32, Content::Fixed32)
-            | (Step::Bytes, Content::Bytes(_)) => Some(()),
+            (Step::Fixed64, Content::Fixed64) | (Step::Fixed32, Content::Fixed32) => Some(()),
             (Step::Message(_) | Step::Fields, Content::Bytes(_)) if self.depth == Depth::Fields => Some(()),
             (Step::BytesByName | Step::FieldsByName | Step::MessageByName(_), Content::Bytes(_))
                 if self.depth == Depth::Fields =>
@@ -150,11 +155,12 @@ impl Walk<'_> {
         if depth > MAX_DEPTH {
             return None;
         }
+        let steps = self.steps.of_type(ty);
         let mut rest = message;
         while !rest.is_empty() {
             let (number, content, behind) = field(rest)?;
             rest = behind;
-            self.content(self.steps.step(ty, number), content, depth)?;
+            self.content(step(steps, number), content, depth)?;
         }
         Some(())
     }
