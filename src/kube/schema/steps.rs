@@ -1,8 +1,8 @@
 //! The table of types once more, as short as looking through objects needs it: for each field number of a type, what may stand
 //! there on the wire and what is to be looked into.
 //!
-//! What is not as nearly every API server writes it (packed numbers, fields of two kinds, groups) is [`Step::Careful`]: who meets
-//! it asks [`super::sound`], which knows all of it.
+//! What is not as nearly every API server writes it (packed numbers, groups, a field of another wire type, maps of numbers) fits no
+//! step: who meets it asks [`super::sound`], which knows all of it.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -18,7 +18,7 @@ pub(super) static STEPS: LazyLock<Steps> = LazyLock::new(|| Steps::of(&TABLE));
 pub(super) enum Step {
     /// It is no field of the type: anything.
     Any,
-    /// More than can be said here.
+    /// More than can be said here: nothing fits.
     Careful,
     /// A number or a truth value.
     Varint,

@@ -2,7 +2,7 @@
 //!
 //! It says yes only to what [`payload::identify`](crate::kube::payload::identify), [`payload::mismatch`] and
 //! [`super::look_through`] have nothing to say against, and makes nothing of what it reads. What it does not say yes to may be as
-//! good: those tell. Every value of a store comes here, and most of what judging one costs is this.
+//! good: those tell. Every value that opens comes here, and beside its cipher this is most of what judging one costs.
 //!
 //! [`payload::mismatch`]: crate::kube::payload::mismatch
 
