@@ -1,11 +1,12 @@
 //! Workers hand over their leaves in the order of keys, whichever is done first.
 //!
-//! Page ids are given in that order, under a lock; the pages are written outside it, by whoever made the hand-over possible.
-//! A worker that is far ahead waits, so that what waits for its turn stays little.
+//! Page ids are given in that order, under a lock; the pages are written outside it, by one worker at a time, since a file system
+//! lets no two write to one file anyway: what is placed meanwhile is left to the one who writes, and nobody waits.
+//! A worker that is far ahead does wait, so that what waits for its turn stays little.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use super::write::{BucketWriter, Leaves, Packer, Placed, WriteError};
 
@@ -15,6 +16,9 @@ const KEPT_BYTES: usize = 2 << 20;
 /// Leaves that may wait for each worker.
 const WAITING_GROUPS: usize = 2;
 
+/// Bytes that may wait for the one who writes: now and then the file system has it wait for the disk for some milliseconds.
+const WAITING_BYTES: usize = 4 << 20;
+
 /// The bucket that all workers write, and whose turn it is.
 pub struct Turns<'t, 'w, 'f> {
     state: Mutex<State<'w, 'f>>,
@@ -22,6 +26,10 @@ pub struct Turns<'t, 'w, 'f> {
     file: &'t File,
     most_waiting: usize,
     written: &'t (dyn Fn(u64) + Sync),
+    /// Pages that know their place and are to be written.
+    placed: Mutex<VecDeque<Placed>>,
+    /// Held by the one who writes.
+    writing: Mutex<()>,
     /// Buffers of pages that were written, to be packed into again.
     buffers: Mutex<Vec<Vec<u8>>>,
 }
@@ -50,6 +58,8 @@ impl<'t, 'w, 'f> Turns<'t, 'w, 'f> {
             file,
             most_waiting: workers.max(1) * WAITING_GROUPS,
             written,
+            placed: Mutex::default(),
+            writing: Mutex::new(()),
             buffers: Mutex::new(Vec::new()),
         }
     }
@@ -105,17 +115,40 @@ impl<'t, 'w, 'f> Turns<'t, 'w, 'f> {
 
     /// The bucket, when all workers are done.
     pub fn into_bucket(self) -> BucketWriter<'w, 'f> {
-        self.state.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).bucket
+        self.state.into_inner().unwrap_or_else(PoisonError::into_inner).bucket
     }
 
+    /// Writes pages, or leaves them to somebody who is writing. Who finds too much of it waiting waits, too.
     fn write(&self, placed: Vec<Placed>) -> Result<(), WriteError> {
-        for pages in placed {
-            pages.write(self.file)?;
-            (self.written)(pages.bytes().len() as u64);
-            let buffer = pages.into_bytes();
-            if buffer.capacity() <= KEPT_BYTES {
-                lock(&self.buffers).push(buffer);
+        let waiting: usize = {
+            let mut all = lock(&self.placed);
+            all.extend(placed);
+            all.iter().map(|pages| pages.bytes().len()).sum()
+        };
+        let mut must = waiting > WAITING_BYTES;
+        // Whoever is writing looks once more after it has said that it does not any more, so nothing is left behind.
+        while !lock(&self.placed).is_empty() {
+            let writing = match self.writing.try_lock() {
+                Ok(writing) => writing,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) if must => lock(&self.writing),
+                Err(TryLockError::WouldBlock) => return Ok(()),
+            };
+            must = false;
+            while let Some(pages) = { lock(&self.placed).pop_front() } {
+                self.write_one(pages)?;
             }
+            drop(writing);
+        }
+        Ok(())
+    }
+
+    fn write_one(&self, pages: Placed) -> Result<(), WriteError> {
+        pages.write(self.file)?;
+        (self.written)(pages.bytes().len() as u64);
+        let buffer = pages.into_bytes();
+        if buffer.capacity() <= KEPT_BYTES {
+            lock(&self.buffers).push(buffer);
         }
         Ok(())
     }
@@ -126,13 +159,91 @@ impl<'t, 'w, 'f> Turns<'t, 'w, 'f> {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+    use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
     use super::*;
     use crate::bbolt::write::{Fill, Writer};
+
+    /// Several threads write what one would, with pages of values that are small, large and larger than what is written at once.
+    #[test]
+    fn what_several_threads_write_is_what_one_does() {
+        let pairs: Vec<(Vec<u8>, Vec<u8>)> = (0..6000_u32)
+            .map(|number| {
+                let bytes = match number {
+                    _ if number % 499 == 11 => 900_000,
+                    _ if number % 100 == 7 => 40_000,
+                    _ if number % 10 == 3 => 3000,
+                    _ => 700,
+                };
+                (number.to_be_bytes().to_vec(), number.to_le_bytes().repeat(bytes / 4))
+            })
+            .collect();
+        let groups: Vec<_> = pairs.chunks(37).collect();
+        let content = |file: &File| {
+            let mut bytes = Vec::new();
+            std::io::Read::read_to_end(&mut { file }, &mut bytes).unwrap();
+            bytes
+        };
+        let write = |threads: usize| {
+            let file = tempfile::tempfile().unwrap();
+            let mut writer = Writer::new(&file, 4096, 1).unwrap();
+            let bucket = writer.bucket(b"key", 0, Fill::APPENDED).unwrap();
+            let (told, next) = (AtomicU64::new(0), AtomicUsize::new(0));
+            let tell = |bytes| {
+                told.fetch_add(bytes, Ordering::Relaxed);
+            };
+            let turns = Turns::new(bucket, &file, threads, &tell);
+            std::thread::scope(|scope| {
+                for _ in 0..threads {
+                    scope.spawn(|| {
+                        loop {
+                            let group = next.fetch_add(1, Ordering::Relaxed);
+                            let Some(pairs) = groups.get(group) else { return };
+                            let mut packer = turns.packer();
+                            for (key, value) in *pairs {
+                                packer.push(key, value).unwrap();
+                                if packer.packed_bytes() > 1 << 20 {
+                                    turns.hand_over_part(group, packer.take()).unwrap();
+                                }
+                            }
+                            turns.hand_over(group, packer.finish()).unwrap();
+                        }
+                    });
+                }
+            });
+            let bucket = turns.into_bucket();
+            let leaves = told.load(Ordering::Relaxed);
+            bucket.finish().unwrap();
+            writer.finish().unwrap();
+            std::io::Seek::rewind(&mut &file).unwrap();
+            (content(&file), leaves)
+        };
+        let (expected, leaves) = write(1);
+        assert!(leaves > 12 << 20 && leaves < expected.len() as u64);
+        for threads in [2, 5] {
+            assert!(write(threads) == (expected.clone(), leaves), "{threads}");
+        }
+        let pages = crate::bbolt::PageFile::open({
+            let file = tempfile::tempfile().unwrap();
+            file.write_all_at(&expected, 0).unwrap();
+            file
+        });
+        let mut found = Vec::new();
+        let pages = pages.unwrap();
+        let mut checker = crate::bbolt::check::Checker::new(&pages);
+        for (_, bucket) in checker.top_level() {
+            checker.bucket(&bucket, &mut |pair, _| {
+                found.push((pair.element.key.to_vec(), pair.element.value.to_vec()));
+            });
+        }
+        assert!(found == pairs);
+    }
 
     #[test]
     fn after_a_failure_nobody_waits_and_nothing_is_out_of_order() {

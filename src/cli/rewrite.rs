@@ -359,7 +359,7 @@ impl Wanted<'_> {
         let Some(minting) = minting else { return Ok(None) };
         let mut outcome = self.rewrite(target, store, None, path, global)?;
         if let Target::Configured { rules, .. } = &*target {
-            eprint!("{}", minting.plan(rules, &outcome.written.rows, &args.kms));
+            eprint!("{}", minting.plan(rules, &outcome.rows, &args.kms));
         }
         match outcome.end {
             End::Planned(Some(obstacle)) if !args.dry_run => {
@@ -367,7 +367,7 @@ impl Wanted<'_> {
                 Ok(Some(outcome))
             }
             _ if args.dry_run => Ok(Some(outcome)),
-            _ => minting.mint(&args.kms, &outcome.written.rows, target, global).map(|()| None),
+            _ => minting.mint(&args.kms, &outcome.rows, target, global).map(|()| None),
         }
     }
 

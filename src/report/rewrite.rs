@@ -135,13 +135,13 @@ impl Totals {
 
 /// Whether values were kept that do not open.
 pub fn kept_unreadable(outcome: &Outcome) -> bool {
-    Totals::of(&outcome.written.rows).unreadable > 0
+    Totals::of(&outcome.rows).unreadable > 0
 }
 
 /// Writes the JSON document.
 pub fn json(out: &mut dyn Write, outcome: &Outcome, context: &Context<'_>) -> io::Result<()> {
     let written = &outcome.written;
-    let totals = Totals::of(&written.rows);
+    let totals = Totals::of(&outcome.rows);
     let product = product(outcome);
     let document = Document {
         schema: "atrest.rewrite/1",
@@ -160,7 +160,7 @@ pub fn json(out: &mut dyn Write, outcome: &Outcome, context: &Context<'_>) -> io
         unchanged: totals.unchanged,
         unreadable: totals.unreadable,
         estimated_bytes: written.estimated_bytes,
-        plan: written.rows.iter().map(|(kind, count)| row(kind, *count, context.target)).collect(),
+        plan: outcome.rows.iter().map(|(kind, count)| row(kind, *count, context.target)).collect(),
         refused: written.refused.iter().map(refused).collect(),
         refused_count: totals.refused,
         obstacle: obstacle(outcome).map(word),
@@ -244,7 +244,7 @@ pub(super) fn refused(refused: &Refused) -> RefusedRow {
 
 /// Writes the text: the answer first, then what became of what, then what keeps it from being taken, then what to do.
 pub fn text(out: &mut dyn Write, outcome: &Outcome, context: &Context<'_>, paint: Paint) -> io::Result<()> {
-    let totals = Totals::of(&outcome.written.rows);
+    let totals = Totals::of(&outcome.rows);
     answer(out, outcome, context, &totals, paint)?;
     let kept = match totals.all.old_values {
         0 => String::new(),
@@ -259,7 +259,7 @@ pub fn text(out: &mut dyn Write, outcome: &Outcome, context: &Context<'_>, paint
         grouped(totals.unchanged),
         grouped(totals.refused),
     )?;
-    plan(out, &outcome.written.rows, context.target)?;
+    plan(out, &outcome.rows, context.target)?;
     refusals(out, &outcome.written.refused, totals.refused, paint)?;
     for note in context.notes {
         writeln!(out, "{} {note}", paint.severity(Severity::Warning, "[WARN]"))?;

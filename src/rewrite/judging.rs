@@ -11,7 +11,7 @@ use crate::source::trace::{TraceKey, Traces};
 use crate::source::{KeyValue, Place};
 
 use super::decide::{Decision, Guards, Policy, Scratch, Subject};
-use super::tally::{Kinds, Memory};
+use super::tally::{Kinds, Memory, NUMBERED_FOLDERS};
 
 /// Refused values that are named; of more only the number is told.
 const NAMED_REFUSED: usize = 100_000;
@@ -169,9 +169,6 @@ impl Inside {
         }
     }
 }
-
-/// Numbers of folders beyond so many are not made use of: a store whose folders oust each other gives one to every record.
-const NUMBERED_FOLDERS: usize = 1 << 16;
 
 /// Who guards what, by the numbers under which the locator remembers folders, so that it is resolved once for each.
 #[derive(Debug, Default)]

@@ -29,9 +29,10 @@ use super::decide::Policy;
 use super::keep::{KeepError, Kept};
 #[cfg(feature = "kine")]
 use super::kine;
+use super::tally::{Count, Kind};
 use super::target::{Randomness, SystemRandomness, Target};
 use super::verify::{self, Proof, Source};
-use super::write::{self, Job, RewriteError, Written};
+use super::write::{self, Copied, Job, RewriteError, Written};
 
 /// A member's own database grows in steps of so many bytes, so that its length tells it from a snapshot.
 const GROWTH_BYTES: u64 = 16 << 20;
@@ -126,6 +127,8 @@ pub struct Out<'o> {
 /// What came of it.
 #[derive(Debug)]
 pub struct Outcome {
+    /// What became of how many.
+    pub rows: Vec<(Kind, Count)>,
     /// What was read and decided.
     pub written: Written,
     /// Whether the result can be taken.
@@ -212,14 +215,17 @@ pub fn rewrite(store: &mut Store, request: &Request<'_>, out: Option<&Out<'_>>) 
         return pool.install(|| rewrite_kine(kine, request, &job, out));
     }
     let snapshot = &*store.as_file().ok_or(RewriteError::NoPages)?;
-    let written = pool.install(|| write::write(snapshot, &job, out.map(|out| out.file)))?;
-    let obstacle = obstacle(&written, request);
-    let end = match (out, obstacle) {
-        (None, obstacle) => End::Planned(obstacle),
-        (Some(_), Some(obstacle)) => End::Refused(obstacle),
-        (Some(out), None) => End::Proved(pool.install(|| finish(snapshot, &written, request, &job, out))?),
+    let copied = pool.install(|| write::write(snapshot, &job, out.map(|out| out.file)))?;
+    let Copied { written, unsettled, outline } = copied;
+    let source = Source { snapshot, outline: &outline, roots: &written.roots };
+    let end = || match (out, obstacle(&written, request)) {
+        (None, obstacle) => Ok(End::Planned(obstacle)),
+        (Some(_), Some(obstacle)) => Ok(End::Refused(obstacle)),
+        (Some(out), None) => finish(&source, request, &job, out).map(End::Proved),
     };
-    Ok(Outcome { written, end })
+    // While one waits for the disk, another one counts.
+    let (end, rows) = pool.install(|| rayon::join(end, || unsettled.rows()));
+    Ok(Outcome { rows, end: end?, written })
 }
 
 /// Why there is no result.
@@ -279,9 +285,11 @@ fn last_record(snapshot: &Snapshot) -> Result<(StoreMeta, Option<i64>), RunError
 fn edits(store: &mut Store, request: &Request<'_>, kept: Option<&Kept>) -> Result<Edits, RunError> {
     let mut edits = Edits::default();
     let Some(snapshot) = store.as_file() else { return Ok(edits) };
-    let outline = snapshot.lay_out(Depth::Uniform).map_err(RewriteError::Read)?.outline;
     kept.iter().for_each(|kept| edits.compacted(kept.revision));
-    request.for_etcd.iter().for_each(|release| edits.start_on(*release, &outline.meta));
+    if let Some(release) = request.for_etcd {
+        let outline = snapshot.lay_out(Depth::Uniform).map_err(RewriteError::Read)?.outline;
+        edits.start_on(release, &outline.meta);
+    }
     Ok(edits)
 }
 
@@ -293,7 +301,7 @@ fn rewrite_kine(
     job: &Job<'_>,
     out: Option<&Out<'_>>,
 ) -> Result<Outcome, RunError> {
-    let written = kine::write(store, job, out)?;
+    let (written, unsettled) = kine::write(store, job, out)?;
     let end = match (out, obstacle(&written, request)) {
         (None, obstacle) => End::Planned(obstacle),
         (Some(_), Some(obstacle)) => End::Refused(obstacle),
@@ -303,7 +311,7 @@ fn rewrite_kine(
             End::Proved(Product { form: Form::Kine, bytes, sha256: hash, records })
         }
     };
-    Ok(Outcome { written, end })
+    Ok(Outcome { rows: unsettled.rows(), written, end })
 }
 
 fn obstacle(written: &Written, request: &Request<'_>) -> Option<Obstacle> {
@@ -318,21 +326,14 @@ fn obstacle(written: &Written, request: &Request<'_>) -> Option<Obstacle> {
 }
 
 /// Brings the file to the disk, proves it, and ends it as its form wants.
-fn finish(
-    snapshot: &Snapshot,
-    written: &Written,
-    request: &Request<'_>,
-    job: &Job<'_>,
-    out: &Out<'_>,
-) -> Result<Product, RewriteError> {
+fn finish(source: &Source<'_>, request: &Request<'_>, job: &Job<'_>, out: &Out<'_>) -> Result<Product, RewriteError> {
     tracing::info!("written; waiting for the disk");
     out.file.sync_all()?;
     tracing::info!("on the disk; reading it back");
-    let source = Source { snapshot, depth: written.depth, roots: &written.roots };
-    let Proof { mut hash, records } = verify::verify(&source, job, (out.reopen)()?)?;
+    let Proof { mut hash, records } = verify::verify(source, job, (out.reopen)()?)?;
     tracing::info!(records, "proved");
     let pages = out.file.metadata()?.len();
-    let is_snapshot = snapshot.has_trailer() || snapshot.lost_its_trailer();
+    let is_snapshot = source.snapshot.has_trailer() || source.snapshot.lost_its_trailer();
     let form = request.form.unwrap_or(if is_snapshot { Form::Snapshot } else { Form::Database });
     let bytes = match form {
         Form::Snapshot => {

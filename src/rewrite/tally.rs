@@ -3,7 +3,7 @@
 //! Workers number the kinds of fate that they meet; the number is the tag of a record's trace, so that it shows at the end
 //! which of them are entries and which are history.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::AddAssign;
 use std::sync::Mutex;
 
@@ -11,7 +11,7 @@ use crate::audit::rules::ChainRef;
 use crate::kube::key::Address;
 use crate::kube::resource::GroupResource;
 use crate::provider::prefix::SealedKind;
-use crate::source::trace::{TAGS, Trace};
+use crate::source::trace::{TAGS, Trace, Traces, settle};
 
 use super::decide::{Decided, Decision, Stays};
 
@@ -100,27 +100,34 @@ impl Kinds {
     }
 }
 
+/// Folders with greater numbers are not remembered: a store whose folders oust each other gives one to every record.
+pub(super) const NUMBERED_FOLDERS: usize = 1 << 16;
+
 /// What a worker remembers of the kinds that it met, so that counting costs little.
 #[derive(Debug)]
 pub struct Memory<'m> {
     kinds: &'m Kinds,
-    known: HashMap<Kind, u32>,
-    last: Option<(Kind, u32)>,
-    /// The number of the folder in which the last one lay, where it has one.
-    last_folder: Option<u32>,
+    /// The kinds that it met, as they came, each with its number.
+    met: Vec<(Kind, u32)>,
+    /// Their places.
+    known: HashMap<Kind, usize>,
+    /// The number of deletions.
+    deletions: Option<u32>,
+    /// The kind that came last, as an index into `met`.
+    last: Option<usize>,
+    /// The same for each folder, by its number.
+    folders: Vec<Option<usize>>,
 }
 
 impl<'m> Memory<'m> {
     /// Of nothing yet.
     pub fn new(kinds: &'m Kinds) -> Self {
-        Self { kinds, known: HashMap::new(), last: None, last_folder: None }
+        Self { kinds, met: Vec::new(), known: HashMap::new(), deletions: None, last: None, folders: Vec::new() }
     }
 
     /// The number of a value's kind. `folder` is the number under which the [locator](crate::kube::locator::Locator::folder)
     /// remembers the folder of its key: what lies in one folder is of one resource.
     pub fn number(&mut self, address: &Address<'_>, folder: Option<u32>, decided: &Decided<'_>) -> u32 {
-        let last_folder = std::mem::replace(&mut self.last_folder, folder);
-        let in_same_folder = folder.is_some() && folder == last_folder;
         let fate = match &decided.decision {
             Decision::Stays(why) => Fate::Stays(*why),
             Decision::Rewritten { chain, .. } => Fate::Rewritten(*chain),
@@ -128,41 +135,53 @@ impl<'m> Memory<'m> {
             Decision::Refused(_) => Fate::Refused,
         };
         let name = decided.key_name.as_deref().unwrap_or_default();
-        if let Some((last, number)) = &self.last
-            && (last.fate, last.from) == (fate, decided.kind)
-            && last.from_name == name
-            && (in_same_folder || same_resource(last.resource.as_ref(), address))
+        let is_alike = |kind: &Kind| (kind.fate, kind.from) == (fate, decided.kind) && kind.from_name == name;
+        let folder = folder.map(|folder| folder as usize).filter(|folder| *folder < NUMBERED_FOLDERS);
+        let in_folder = folder.and_then(|folder| self.folders.get(folder)).copied().flatten();
+        if let Some((kind, number)) = in_folder.and_then(|place| self.met.get(place))
+            && is_alike(kind)
         {
             return *number;
         }
-        let resource = match address {
-            Address::Object(object) => Some(object.group_resource()),
-            Address::Reserved(_) | Address::Foreign => None,
+        let is_last = |(kind, _): &&(Kind, u32)| is_alike(kind) && same_resource(kind.resource.as_ref(), address);
+        let number = match self.last.and_then(|last| self.met.get(last)).filter(is_last) {
+            Some((_, number)) => *number,
+            None => {
+                let resource = match address {
+                    Address::Object(object) => Some(object.group_resource()),
+                    Address::Reserved(_) | Address::Foreign => None,
+                };
+                self.look_up(Kind { resource, fate, from: decided.kind, from_name: name.to_vec() })
+            }
         };
-        self.look_up(Kind { resource, fate, from: decided.kind, from_name: name.to_vec() })
+        if let Some(folder) = folder {
+            if self.folders.len() <= folder {
+                self.folders.resize(folder + 1, None);
+            }
+            self.folders.get_mut(folder).into_iter().for_each(|place| *place = self.last);
+        }
+        number
     }
 
     /// The number of deletions.
     pub fn deleted(&mut self) -> u32 {
-        self.last_folder = None;
         let deletion = Kind { resource: None, fate: Fate::Deleted, from: None, from_name: Vec::new() };
-        match self.known.get(&deletion) {
-            Some(number) => *number,
-            None => self.look_up(deletion),
-        }
+        *self.deletions.get_or_insert_with(|| self.kinds.number(&deletion))
     }
 
+    /// The number of a kind, which is the last one from now on.
     fn look_up(&mut self, kind: Kind) -> u32 {
-        let number = match self.known.get(&kind) {
-            Some(number) => *number,
+        let place = match self.known.get(&kind) {
+            Some(place) => *place,
             None => {
-                let number = self.kinds.number(&kind);
-                self.known.insert(kind.clone(), number);
-                number
+                let place = self.met.len();
+                self.met.push((kind.clone(), self.kinds.number(&kind)));
+                self.known.insert(kind, place);
+                place
             }
         };
-        self.last = Some((kind, number));
-        number
+        self.last = Some(place);
+        self.met.get(place).map_or(0, |(_, number)| *number)
     }
 }
 
@@ -171,6 +190,31 @@ fn same_resource(known: Option<&GroupResource>, address: &Address<'_>) -> bool {
         (Some(known), Address::Object(object)) => known.group == object.group && known.resource == object.resource,
         (None, Address::Reserved(_) | Address::Foreign) => true,
         _ => false,
+    }
+}
+
+/// What is to be counted when all records were seen.
+pub struct Unsettled {
+    /// The kinds of the traces' tags.
+    pub kinds: Kinds,
+    /// What the records left.
+    pub traces: Vec<Traces>,
+    /// Values that rows of kine's keep of the rows before them, by the number of their kind.
+    pub old_values: BTreeMap<u32, u64>,
+}
+
+impl Unsettled {
+    /// Each kind with its count, in order.
+    pub fn rows(self) -> Vec<(Kind, Count)> {
+        let table = self.kinds.into_table();
+        let mut tally = Tally::default();
+        settle(self.traces, Tally::default, |tally, records| tally.add(&table, records))
+            .into_iter()
+            .for_each(|part| tally += part);
+        for (kind, old_values) in self.old_values {
+            tally.count(kind, Count { old_values, ..Count::default() });
+        }
+        tally.rows(table)
     }
 }
 

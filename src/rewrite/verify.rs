@@ -11,7 +11,6 @@
 //! when it was written, and is not looked at again.
 
 use std::fs::File;
-use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -19,12 +18,13 @@ use sha2::{Digest, Sha256};
 
 use crate::bbolt::check::Checker;
 use crate::bbolt::page::LeafElement;
+use crate::bbolt::reached::Reached;
 use crate::bbolt::{Fault, FaultKind, Faults};
 use crate::etcd::{Around, KeyValue, schema};
 use crate::kube::key::Roots;
-use crate::source::digest;
 use crate::source::ordered::{Groups, LeafReader};
-use crate::source::snapshot::{LaidOut, Snapshot};
+use crate::source::relay::Relay;
+use crate::source::snapshot::{LaidOut, Outline, Snapshot};
 use crate::source::{Depth, PageFile, Record};
 
 use super::buckets::{self, Edits};
@@ -35,8 +35,8 @@ use super::write::{Job, RewriteError};
 pub struct Source<'s> {
     /// The source.
     pub snapshot: &'s Snapshot,
-    /// How deep its tree is known to be.
-    pub depth: Depth,
+    /// Where everything is in it.
+    pub outline: &'s Outline,
     /// Where the API servers keep their objects.
     pub roots: &'s Arc<Roots>,
 }
@@ -57,10 +57,14 @@ pub struct Proof {
 /// [`RewriteError::Unproved`] with the first thing that is not as it should be.
 pub fn verify(source: &Source<'_>, job: &Job<'_>, file: File) -> Result<Proof, RewriteError> {
     let written = Snapshot::open(file).map_err(|error| RewriteError::Unproved(error.to_string()))?;
-    let (old, new) = (source.snapshot.lay_out(source.depth)?, lay_out(&written)?);
-    let (old_groups, new_groups) = (old.groups(), new.groups());
+    let new = lay_out(&written)?;
+    let pages = written.pages();
+    let relay = Relay::new(pages.file(), pages.file_bytes(), job.pass.progress);
+    let old_pages = source.snapshot.pages();
+    let reached = Reached::new(old_pages.readable_pages());
+    let (old_groups, new_groups) = (source.outline.groups(old_pages, &reached), new.groups().hashed_by(Some(&relay)));
     let held = Held { source, job, old: &old_groups, new: &new_groups, records: AtomicU64::new(0) };
-    let (hash, faults) = held.all(&written)?;
+    let faults = held.all()?;
     let records = held.records.into_inner();
     let outcome = new.finish(faults);
     let first = outcome.faults.into_sorted().into_iter().next();
@@ -71,8 +75,8 @@ pub fn verify(source: &Source<'_>, job: &Job<'_>, file: File) -> Result<Proof, R
         let free = outcome.free_pages;
         return Err(RewriteError::Unproved(format!("{free} pages hold nothing of the source's")));
     }
-    same_buckets(source.snapshot.pages(), written.pages(), &job.edits)?;
-    Ok(Proof { hash, records })
+    same_buckets(old_pages, pages, &job.edits)?;
+    Ok(Proof { hash: relay.finish()?, records })
 }
 
 fn lay_out(written: &Snapshot) -> Result<LaidOut<'_>, RewriteError> {
@@ -89,16 +93,10 @@ struct Held<'h> {
 }
 
 impl Held<'_> {
-    /// Holds all records against one another, while a thread hashes what was written.
-    fn all(&self, written: &Snapshot) -> Result<(Sha256, Faults), RewriteError> {
-        let pages = written.pages();
-        let hashed = Mutex::new(None);
+    /// Holds all records against one another.
+    fn all(&self) -> Result<Faults, RewriteError> {
         let compared: Mutex<Vec<Result<Faults, RewriteError>>> = Mutex::new(Vec::new());
         rayon::scope(|scope| {
-            scope.spawn(|_| {
-                let digests = digest::hash(pages.file(), pages.file_bytes(), self.job.pass.progress);
-                *hashed.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(digests);
-            });
             for _ in 0..rayon::current_num_threads() {
                 scope.spawn(|_| {
                     let result = Comparing::new(self).work();
@@ -110,9 +108,7 @@ impl Held<'_> {
         for result in compared.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
             faults.append(result?);
         }
-        let hashed = hashed.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let unhashed = || io::Error::other("it was not hashed");
-        Ok((hashed.ok_or_else(unhashed).flatten()?, faults))
+        Ok(faults)
     }
 }
 
@@ -147,7 +143,7 @@ impl<'c> Comparing<'c> {
             let (mut begun, mut read) = (false, 0);
             for leaf in leaves.clone() {
                 read += self.old.load(leaf, leaves.end, &mut self.faults);
-                self.leaf(leaf, &mut begun)?;
+                self.leaf(leaf, leaves.end, &mut begun)?;
             }
             (self.held.job.pass.progress)(read);
             if begun {
@@ -157,7 +153,8 @@ impl<'c> Comparing<'c> {
         Ok(self.faults)
     }
 
-    fn leaf(&mut self, leaf: usize, begun: &mut bool) -> Result<(), RewriteError> {
+    /// `end` is the first leaf of the next group.
+    fn leaf(&mut self, leaf: usize, end: usize, begun: &mut bool) -> Result<(), RewriteError> {
         let kept = self.held.job.kept.map(|kept| kept.on(leaf));
         let mut records = 0;
         for number in 0..self.old.len() {
@@ -167,7 +164,8 @@ impl<'c> Comparing<'c> {
                 continue;
             }
             if !*begun {
-                self.new.begin(element.key, &mut self.faults);
+                let behind = self.held.old.first_key(end);
+                self.new.begin(element.key, behind, &mut self.faults);
                 *begun = true;
             }
             let found = self.new.next(&mut self.faults)?;
@@ -243,15 +241,17 @@ struct Follower<'f> {
     reader: LeafReader<'f>,
     leaf: usize,
     pair: usize,
+    /// Leaves before this one are likely to be wanted, and worth being read together.
     end: usize,
     loaded: bool,
 }
 
 impl Follower<'_> {
-    /// Goes to the leaf on which `key` must be.
-    fn begin(&mut self, key: &[u8], faults: &mut Faults) {
-        self.end = self.groups.leaves();
-        self.leaf = self.groups.leaf_of(key).unwrap_or(self.end);
+    /// Goes to the leaf on which `key` must be, to read on to the one that has `behind`; to the last one if there is none.
+    fn begin(&mut self, key: &[u8], behind: Option<&[u8]>, faults: &mut Faults) {
+        let leaves = self.groups.leaves();
+        self.end = behind.and_then(|behind| self.groups.leaf_of(behind)).unwrap_or(leaves);
+        self.leaf = self.groups.leaf_of(key).unwrap_or(leaves);
         self.load(faults);
     }
 
@@ -277,7 +277,7 @@ impl Follower<'_> {
 
     fn load(&mut self, faults: &mut Faults) {
         self.pair = 0;
-        self.loaded = self.leaf < self.end;
+        self.loaded = self.leaf < self.groups.leaves();
         if !self.loaded {
             return;
         }

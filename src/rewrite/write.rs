@@ -1,7 +1,7 @@
 //! The whole store into a file, in one pass over the source: every value decided, sealed and packed by the worker that reads
 //! it, in the order of keys. Without a file it is only planned.
 //!
-//! One thread hashes the source for itself meanwhile, then joins the workers; another one has the system write what is
+//! The workers also hash the source, each what it has in hand ([`Relay`]); another thread has the system write what is
 //! done to the disk, so that little is left to wait for at the end.
 
 use std::fs::File;
@@ -24,9 +24,10 @@ use crate::kine::KineError;
 use crate::kube::key::Roots;
 use crate::source::digest::{self, Digests, Trailer};
 use crate::source::ordered::{Groups, LeafReader};
-use crate::source::snapshot::{LaidOut, PassOptions, ReadError, Snapshot};
+use crate::source::relay::Relay;
+use crate::source::snapshot::{LaidOut, Outline, PassOptions, ReadError, Snapshot};
 use crate::source::store::Reader;
-use crate::source::trace::{TraceKey, Traces, settle};
+use crate::source::trace::{TraceKey, Traces};
 use crate::source::{Depth, Record, SCHEMA_FAULT, StoreMeta};
 
 use super::buckets::{self, Edits};
@@ -34,14 +35,14 @@ use super::decide::{Decision, Policy};
 use super::judging::{Inside, Judging, Noted, Refused};
 use super::keep::Kept;
 use super::seal::{Batch, MakeError};
-use super::tally::{Count, Kind, Kinds, Tally};
+use super::tally::{Kinds, Unsettled};
 use super::target::{RandomStream, Randomness, Target};
 
 /// Packed pages of one group that are handed over before it is done, so that large values do not fill the memory.
 const PART_BYTES: usize = 4 << 20;
 
 /// Bytes that may be written before the system is asked again to bring them to the disk.
-const SYNC_BYTES: u64 = 32 << 20;
+const SYNC_BYTES: u64 = 64 << 20;
 
 /// How often it is looked whether there are so many.
 const SYNC_PAUSE: Duration = Duration::from_millis(5);
@@ -67,8 +68,6 @@ pub struct Job<'j> {
 /// What was read and, where there was a file, written.
 #[derive(Debug)]
 pub struct Written {
-    /// What became of how many.
-    pub rows: Vec<(Kind, Count)>,
     /// Bytes that the new file will have, or has, as far as its records tell: pages are not always full to the same degree.
     pub estimated_bytes: u64,
     /// What keeps the result from being taken, by key and revision: the first ones.
@@ -85,10 +84,18 @@ pub struct Written {
     pub digests: Option<Digests>,
     /// Where the API servers keep their objects.
     pub roots: Arc<Roots>,
-    /// How deep the tree of the source is known to be.
-    pub depth: Depth,
     /// The newer meta record of what was written.
     pub written: Option<Meta>,
+}
+
+/// What a copy leaves behind.
+pub struct Copied {
+    /// What was read and written.
+    pub written: Written,
+    /// What is to be counted of it.
+    pub unsettled: Unsettled,
+    /// Where everything is in the source.
+    pub outline: Outline,
 }
 
 /// Why nothing was written, or not all.
@@ -141,18 +148,19 @@ impl From<io::Error> for RewriteError {
     }
 }
 
-/// Reads the whole source and decides about every value; with `out` writes all of it, too.
+/// Reads the whole source and decides about every value; with `out` writes all of it, too. What became of how many is not counted
+/// yet.
 ///
 /// # Errors
 ///
 /// A source that does not hold is refused; refused values are not an error here, since all of them are to be told.
-pub fn write(snapshot: &Snapshot, job: &Job<'_>, out: Option<&File>) -> Result<Written, RewriteError> {
+pub fn write(snapshot: &Snapshot, job: &Job<'_>, out: Option<&File>) -> Result<Copied, RewriteError> {
     let mut roots = job.roots.clone();
     let mut depth = Depth::Uniform;
     loop {
         let attempt = attempt(snapshot, job, out, roots.clone(), depth)?;
         match attempt {
-            Attempt::Done(written) => return Ok(*written),
+            Attempt::Done(done) => return Ok(*done),
             Attempt::NotUniform => depth = Depth::Unknown,
             Attempt::OtherRoots => roots = Some(survey::ordered_roots(snapshot, depth)?),
         }
@@ -160,7 +168,7 @@ pub fn write(snapshot: &Snapshot, job: &Job<'_>, out: Option<&File>) -> Result<W
 }
 
 enum Attempt {
-    Done(Box<Written>),
+    Done(Box<Copied>),
     /// The tree is not as deep everywhere as at its left edge.
     NotUniform,
     /// A key looks like an object's below a root that was not among the sampled keys.
@@ -181,7 +189,10 @@ fn attempt(
     let given = roots.is_some();
     let reader = Reader::File { pages: snapshot.pages(), outline: &laid.outline };
     let roots = Arc::new(roots.unwrap_or_else(|| survey::sampled_roots(reader)));
-    let groups = laid.groups();
+    let pages = snapshot.pages();
+    let hashing = || Relay::new(pages.file(), digest::database_bytes(pages.file_bytes()), job.pass.progress);
+    let relay = job.pass.digest.then(hashing);
+    let groups = laid.groups().hashed_by(relay.as_ref());
     let kinds = Kinds::default();
     let common = Common {
         job,
@@ -192,7 +203,7 @@ fn attempt(
         failed: AtomicBool::new(false),
     };
     let (read, meta) = match out {
-        None => (common.read(snapshot, &groups, None)?, None),
+        None => (common.read(&groups, None)?, None),
         Some(file) => common.copy(snapshot, &groups, file).map(|(read, meta)| (read, Some(meta)))?,
     };
     if job.interrupted.load(Ordering::Relaxed) {
@@ -204,32 +215,35 @@ fn attempt(
     if read.noted.unlisted && !given {
         return Ok(Attempt::OtherRoots);
     }
-    let outline_meta = laid.outline.meta.clone();
-    sound(snapshot, laid, read.faults, read.digests)?;
-    let table = kinds.into_table();
-    let mut tally = Tally::default();
-    settle(read.traces, Tally::default, |tally, records| tally.add(&table, records))
-        .into_iter()
-        .for_each(|part| tally += part);
-    let Noted { refused, inside, moves, .. } = read.noted.sorted();
-    Ok(Attempt::Done(Box::new(Written {
-        rows: tally.rows(table),
+    let hash = relay.map(Relay::finish).transpose().map_err(ReadError::Io)?;
+    let digests = hash.map(|hash| Digests::of(pages.file(), pages.file_bytes(), hash));
+    let digests = digests.transpose().map_err(ReadError::Io)?;
+    let outline = sound(snapshot, laid, read.faults, digests)?;
+    let Noted { refused, inside, moves, old_values, .. } = read.noted.sorted();
+    let written = Written {
         estimated_bytes: (read.record_bytes as f64 / FILLED) as u64,
         refused,
         inside,
         moves,
-        revision: outline_meta.current_revision(read.highest),
-        meta: outline_meta,
-        digests: read.digests,
+        revision: outline.meta.current_revision(read.highest),
+        meta: outline.meta.clone(),
+        digests,
         roots,
-        depth,
         written: meta,
-    })))
+    };
+    let unsettled = Unsettled { kinds, traces: read.traces, old_values };
+    Ok(Attempt::Done(Box::new(Copied { written, unsettled, outline })))
 }
 
 /// The source must hold in every way that `check` knows.
-fn sound(snapshot: &Snapshot, laid: LaidOut<'_>, found: Faults, digests: Option<Digests>) -> Result<(), RewriteError> {
-    let faults = laid.finish(found).faults;
+fn sound(
+    snapshot: &Snapshot,
+    laid: LaidOut<'_>,
+    found: Faults,
+    digests: Option<Digests>,
+) -> Result<Outline, RewriteError> {
+    let (outcome, outline) = laid.into_outline(found);
+    let faults = outcome.faults;
     if snapshot.changed().map_err(ReadError::Io)? {
         return Err(ReadError::Changing.into());
     }
@@ -240,7 +254,7 @@ fn sound(snapshot: &Snapshot, laid: LaidOut<'_>, found: Faults, digests: Option<
     if digests.is_some_and(|digests| digests.trailer == Trailer::Mismatch) {
         return Err(RewriteError::Trailer);
     }
-    Ok(())
+    Ok(outline)
 }
 
 /// What all workers share.
@@ -266,7 +280,6 @@ struct ReadAll {
     traces: Vec<Traces>,
     noted: Noted,
     highest: Option<i64>,
-    digests: Option<Digests>,
     faults: Faults,
 }
 
@@ -303,7 +316,7 @@ impl Common<'_> {
             if name == schema::KEY {
                 let bucket = writer.bucket(&name, bucket.sequence, Fill::APPENDED)?;
                 let turns = Turns::new(bucket, file, rayon::current_num_threads(), written);
-                read = self.read(snapshot, groups, Some(&turns))?;
+                read = self.read(groups, Some(&turns))?;
                 turns.into_bucket().finish()?;
                 continue;
             }
@@ -323,23 +336,9 @@ impl Common<'_> {
     }
 
     /// Reads all records with as many workers as there are threads.
-    fn read(
-        &self,
-        snapshot: &Snapshot,
-        groups: &Groups<'_>,
-        turns: Option<&Turns<'_, '_, '_>>,
-    ) -> Result<ReadAll, RewriteError> {
-        let pages = snapshot.pages();
-        let options = self.job.pass;
-        let hashed = Mutex::new(None);
+    fn read(&self, groups: &Groups<'_>, turns: Option<&Turns<'_, '_, '_>>) -> Result<ReadAll, RewriteError> {
         let workers = Mutex::new(Vec::new());
         rayon::scope(|scope| {
-            if options.digest {
-                scope.spawn(|_| {
-                    let digests = digest::digests(pages.file(), pages.file_bytes(), options.progress);
-                    *lock(&hashed) = Some(digests);
-                });
-            }
             for _ in 0..rayon::current_num_threads() {
                 scope.spawn(|_| {
                     let mut worker = Worker::new(self);
@@ -357,8 +356,6 @@ impl Common<'_> {
         for gathered in workers {
             read.absorb(gathered?);
         }
-        let hashed = hashed.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
-        read.digests = hashed.transpose().map_err(ReadError::Io)?;
         Ok(read)
     }
 }

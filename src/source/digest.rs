@@ -18,7 +18,7 @@ pub const TRAILER_BYTES: u64 = 32;
 const LENGTH_UNIT: u64 = 512;
 
 /// Bytes that are read at once. Hashing keeps up with reading best while they stay in the processor's cache.
-const READ_BYTES: usize = 128 << 10;
+pub(super) const READ_BYTES: usize = 128 << 10;
 
 /// Whether a digest is appended to the pages, and whether it is theirs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,18 +62,31 @@ pub struct Digests {
 ///
 /// `progress` is told the bytes of each read.
 pub fn digests(file: &File, bytes: u64, progress: &(dyn Fn(u64) + Sync)) -> io::Result<Digests> {
-    let has_trailer = Trailer::expected(bytes);
-    let database_bytes = if has_trailer { bytes - TRAILER_BYTES } else { bytes };
-    let mut hash = hash(file, database_bytes, progress)?;
-    let database: [u8; 32] = hash.clone().finalize().into();
-    if !has_trailer {
-        return Ok(Digests { file: database, database, trailer: Trailer::Missing });
+    Digests::of(file, bytes, hash(file, database_bytes(bytes), progress)?)
+}
+
+/// How many bytes of a file of this length come before the appended digest.
+pub fn database_bytes(file_bytes: u64) -> u64 {
+    if Trailer::expected(file_bytes) { file_bytes - TRAILER_BYTES } else { file_bytes }
+}
+
+impl Digests {
+    /// What `hash` says, which is over the [bytes before the appended digest](database_bytes) of a file of this length.
+    ///
+    /// # Errors
+    ///
+    /// The appended digest cannot be read.
+    pub fn of(file: &File, file_bytes: u64, mut hash: Sha256) -> io::Result<Self> {
+        let database: [u8; 32] = hash.clone().finalize().into();
+        if !Trailer::expected(file_bytes) {
+            return Ok(Self { file: database, database, trailer: Trailer::Missing });
+        }
+        let mut appended = [0; TRAILER_BYTES as usize];
+        file.read_exact_at(&mut appended, database_bytes(file_bytes))?;
+        hash.update(appended);
+        let trailer = if appended == database { Trailer::Ok } else { Trailer::Mismatch };
+        Ok(Self { file: hash.finalize().into(), database, trailer })
     }
-    let mut appended = [0; TRAILER_BYTES as usize];
-    file.read_exact_at(&mut appended, database_bytes)?;
-    hash.update(appended);
-    let trailer = if appended == database { Trailer::Ok } else { Trailer::Mismatch };
-    Ok(Digests { file: hash.finalize().into(), database, trailer })
 }
 
 /// SHA-256 over the first `bytes` bytes, to go on with what follows them.

@@ -17,6 +17,7 @@ pub mod live;
 pub mod members;
 pub mod ordered;
 mod pace;
+pub mod relay;
 pub mod residue;
 #[cfg(feature = "live")]
 pub mod save;

@@ -17,6 +17,7 @@ use crate::bbolt::reached::Reached;
 use crate::bbolt::{Fault, Faults, PageFile};
 
 use super::leafpage::{self, Found};
+use super::relay::Relay;
 use super::scan::{self, Layout};
 use super::{Place, Record};
 
@@ -47,6 +48,7 @@ pub struct Groups<'g> {
     file: &'g PageFile,
     pages: Pages<'g>,
     reached: &'g Reached,
+    relay: Option<&'g Relay<'g>>,
     next: AtomicUsize,
     not_uniform: AtomicBool,
 }
@@ -54,7 +56,12 @@ pub struct Groups<'g> {
 impl<'g> Groups<'g> {
     /// Nothing is taken yet. Leaf pages are claimed in `reached` when they are read.
     pub(super) fn new(file: &'g PageFile, pages: Pages<'g>, reached: &'g Reached) -> Self {
-        Self { file, pages, reached, next: AtomicUsize::new(0), not_uniform: AtomicBool::new(false) }
+        Self { file, pages, reached, relay: None, next: AtomicUsize::new(0), not_uniform: AtomicBool::new(false) }
+    }
+
+    /// What is read is given to this on its way, to be hashed.
+    pub fn hashed_by(self, relay: Option<&'g Relay<'g>>) -> Self {
+        Self { relay, ..self }
     }
 
     /// How many leaves there are.
@@ -81,6 +88,14 @@ impl<'g> Groups<'g> {
         }
     }
 
+    /// The least key that may stand on a leaf, as the branches say.
+    pub fn first_key(&self, leaf: usize) -> Option<&[u8]> {
+        match self.pages {
+            Pages::Tree(layout) if leaf < layout.leaves().len() => Some(layout.leaves().bounds(leaf).lower),
+            Pages::Tree(_) | Pages::Inline(_) => None,
+        }
+    }
+
     /// Whether a page was a branch where the depth of the tree promised a leaf. What was read is not the whole bucket then:
     /// the store must be laid out anew with [`Depth::Unknown`](crate::bbolt::leaves::Depth).
     pub fn not_uniform(&self) -> bool {
@@ -93,6 +108,7 @@ impl<'g> Groups<'g> {
             groups: self,
             span: ReadBuffer::new(),
             span_pages: 0..0,
+            is_hashed: true,
             whole: Vec::new(),
             current: Current::default(),
         }
@@ -111,6 +127,8 @@ pub struct LeafReader<'r> {
     /// Pages that were read together.
     span: ReadBuffer,
     span_pages: Range<u64>,
+    /// Whether these need not be hashed any more.
+    is_hashed: bool,
     /// A leaf that is not wholly among them.
     whole: Vec<u8>,
     current: Current,
@@ -184,6 +202,9 @@ impl LeafReader<'_> {
                 return Ok(0);
             }
             Found::Leaf { header, bytes, at_hand } => {
+                if let Some(relay) = self.groups.relay.filter(|_| !at_hand) {
+                    relay.let_go(page * page_bytes, &self.whole, (self.current.ordinal, self.groups.leaves()));
+                }
                 self.current.in_span = spanned.filter(|_| at_hand).map(|range| range.start..range.start + bytes);
                 (header, bytes)
             }
@@ -199,6 +220,7 @@ impl LeafReader<'_> {
 
     /// Reads the pages from a leaf on, as long as the leaves behind it follow closely.
     fn read_span(&mut self, layout: &Layout, first: u64, end: usize) {
+        self.let_go();
         let file = self.groups.file;
         let most = (SPAN_BYTES / file.page_size()).max(1);
         let mut last = first;
@@ -209,10 +231,28 @@ impl LeafReader<'_> {
             last = next;
         }
         let bytes = usize::try_from((last - first + 1) * file.page_size()).unwrap_or(0);
+        // All spans have the same room, since their buffers go from hand to hand.
+        self.span.room(bytes.max(SPAN_BYTES as usize));
         let span = self.span.room(bytes);
         let read = last < file.readable_pages() && file.read_at(span, first * file.page_size()).is_ok();
         // What cannot be read as a whole is tried page by page.
         self.span_pages = if read { first..last + 1 } else { 0..0 };
+        self.is_hashed = match self.groups.relay {
+            Some(relay) if read => {
+                relay.offer(first * file.page_size(), self.span.read(0).get(..bytes).unwrap_or_default())
+            }
+            _ => true,
+        };
+    }
+
+    /// Leaves the pages that were read together to be hashed, if they still have to be: they will not be at hand any more.
+    fn let_go(&mut self) {
+        let Some(relay) = self.groups.relay.filter(|_| !std::mem::replace(&mut self.is_hashed, true)) else { return };
+        let page_bytes = self.groups.file.page_size();
+        let pages = std::mem::replace(&mut self.span_pages, 0..0);
+        let bytes = usize::try_from((pages.end - pages.start) * page_bytes).unwrap_or(0);
+        let progress = (self.current.ordinal, self.groups.leaves());
+        relay.leave(pages.start * page_bytes, (&mut self.span, bytes), progress);
     }
 
     /// The bytes of the leaf that was read last, with its overflow.
@@ -266,6 +306,13 @@ impl LeafReader<'_> {
     /// The page on which the leaf begins.
     pub fn page(&self) -> u64 {
         self.current.page
+    }
+}
+
+/// What it read last is not lost.
+impl Drop for LeafReader<'_> {
+    fn drop(&mut self) {
+        self.let_go();
     }
 }
 

@@ -300,21 +300,31 @@ impl Snapshot {
 impl LaidOut<'_> {
     /// The leaves of the `key` bucket, to be read once.
     pub fn groups(&self) -> Groups<'_> {
-        let pages = match &self.outline.key {
-            KeyBucket::Tree(layout) => Pages::Tree(layout),
-            KeyBucket::Inline(bucket) => Pages::Inline(bucket),
-        };
-        Groups::new(self.checker.file(), pages, &self.checker.reached)
+        self.outline.groups(self.checker.file(), &self.checker.reached)
     }
 
     /// What was wrong with the file, `found` by those who read the leaves included, once all of them were read.
-    pub fn finish(mut self, found: Faults) -> Outcome {
+    pub fn finish(self, found: Faults) -> Outcome {
+        self.into_outline(found).0
+    }
+
+    /// The same, and where everything is, for who reads it once more.
+    pub fn into_outline(mut self, found: Faults) -> (Outcome, Outline) {
         self.checker.faults.append(found);
-        self.checker.finish()
+        (self.checker.finish(), self.outline)
     }
 }
 
 impl Outline {
+    /// The leaves of the `key` bucket of `file`, out of which this was read. They are claimed in `reached`.
+    pub fn groups<'o>(&'o self, file: &'o PageFile, reached: &'o Reached) -> Groups<'o> {
+        let pages = match &self.key {
+            KeyBucket::Tree(layout) => Pages::Tree(layout),
+            KeyBucket::Inline(bucket) => Pages::Inline(bucket),
+        };
+        Groups::new(file, pages, reached)
+    }
+
     /// How many leaf pages the `key` bucket has.
     pub fn leaves(&self) -> u32 {
         match &self.key {

@@ -8,8 +8,8 @@
 
 use std::fmt;
 use std::hash::Hasher;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rayon::prelude::*;
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 use super::Place;
@@ -20,8 +20,12 @@ pub const TAGS: u32 = 1 << 20;
 /// Traces are settled in so many partitions, so that sorting stays in the processor's cache.
 const PARTITIONS: usize = 64;
 
-/// Traces per allocation. Growing in blocks means that no doubling ever holds twice the memory.
-const BLOCK: usize = 512;
+/// Traces of a partition's first block. The next ones are twice as large each, up to [`LARGEST_BLOCK`]: growing in blocks means that
+/// no doubling ever holds twice the memory, and what is not used of the last one was never touched.
+const FIRST_BLOCK: usize = 64;
+
+/// Traces of a block at most.
+const LARGEST_BLOCK: usize = 4096;
 
 const INDEX_BITS: u32 = 16;
 const TAG_BITS: u32 = 20;
@@ -134,9 +138,10 @@ impl Traces {
         let trace = Trace::new(digest, place, tag);
         let Some(blocks) = self.partitions.get_mut((trace.high >> 58) as usize) else { return digest };
         match blocks.last_mut() {
-            Some(block) if block.len() < BLOCK => block.push(trace),
+            Some(block) if block.len() < block.capacity() => block.push(trace),
             _ => {
-                let mut block = Vec::with_capacity(BLOCK);
+                let size = blocks.last().map_or(FIRST_BLOCK, |last| (last.len() * 2).min(LARGEST_BLOCK));
+                let mut block = Vec::with_capacity(size);
                 block.push(trace);
                 blocks.push(block);
             }
@@ -159,15 +164,32 @@ pub fn settle<A: Send>(
             all.extend(own);
         }
     }
-    let settle_one = |blocks: Vec<Vec<Trace>>| {
-        let mut traces = blocks.concat();
-        drop(blocks);
-        sort(&mut traces);
+    let settle_one = |traces: &mut Vec<Trace>, blocks: Vec<Vec<Trace>>| {
+        traces.clear();
+        blocks.into_iter().for_each(|block| traces.extend_from_slice(&block));
+        sort(traces);
         let mut settled = new();
         traces.chunk_by(Trace::same_key).for_each(|records| visit(&mut settled, records));
         settled
     };
-    partitions.into_par_iter().map(settle_one).collect()
+    // Each thread uses its room again: memory that was never touched before costs more than sorting what is put there.
+    let (partitions, settled) = (Mutex::new(partitions), Mutex::new(Vec::with_capacity(PARTITIONS)));
+    rayon::scope(|scope| {
+        for _ in 0..rayon::current_num_threads().min(PARTITIONS) {
+            scope.spawn(|_| {
+                let mut room = Vec::new();
+                while let Some(blocks) = { lock(&partitions).pop() } {
+                    let one = settle_one(&mut room, blocks);
+                    lock(&settled).push(one);
+                }
+            });
+        }
+    });
+    settled.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Sorts by key, then by place. By a single number first, since few traces share one, and numbers sort fastest.

@@ -16,7 +16,8 @@ use crate::bbolt::turns::Turns;
 use crate::bbolt::write::{Fill, PAGE_SIZES, WriteError, Writer};
 use crate::bbolt::{Fault, FaultKind, Faults};
 use crate::etcd::{KeyValue, schema};
-use crate::source::digest::{self, TRAILER_BYTES};
+use crate::source::digest::TRAILER_BYTES;
+use crate::source::relay::Relay;
 use crate::source::trace::TraceKey;
 use crate::source::{Depth, Snapshot};
 
@@ -130,7 +131,9 @@ impl Content<'_> {
         let unproved = |what: &str| SalvageError::Unproved(what.to_owned());
         let written = Snapshot::open(file).map_err(|error| SalvageError::Unproved(error.to_string()))?;
         let laid = written.lay_out(Depth::Uniform).map_err(|error| SalvageError::Unproved(error.to_string()))?;
-        let groups = laid.groups();
+        let pages = written.pages();
+        let relay = Relay::new(pages.file(), pages.file_bytes(), self.progress);
+        let groups = laid.groups().hashed_by(Some(&relay));
         let read = Mutex::new((Faults::new(), 0_usize, true));
         rayon::scope(|scope| {
             for _ in 0..rayon::current_num_threads() {
@@ -169,8 +172,7 @@ impl Content<'_> {
         if !self.has_buckets(&written) {
             return Err(unproved("its other buckets do not hold what they are to hold"));
         }
-        let pages = written.pages();
-        Ok(digest::hash(pages.file(), pages.file_bytes(), self.progress)?)
+        Ok(relay.finish()?)
     }
 
     /// Whether the pairs of a leaf are those that were taken, in their order.

@@ -23,17 +23,17 @@ use crate::kine::write::{Cell, OwnedRow, Rows, Writer, refusal};
 use crate::kine::{KineError, RowFault};
 use crate::kube::key::Roots;
 use crate::kube::roots::RootFinder;
+use crate::source::Faults;
 use crate::source::kine::{self, KineReadError, KineStore, place_of, record};
 use crate::source::snapshot::ReadError;
 use crate::source::store::Reader;
-use crate::source::trace::{TraceKey, Traces, settle};
-use crate::source::{Depth, Faults};
+use crate::source::trace::{TraceKey, Traces};
 
 use super::decide::Decision;
 use super::judging::{Judging, Noted};
 use super::run::Out;
 use super::seal::{MakeError, seal_one};
-use super::tally::{Count, Kinds, Tally};
+use super::tally::{Kinds, Unsettled};
 use super::target::{RandomStream, Target};
 use super::write::{Job, RewriteError, Written};
 
@@ -54,7 +54,7 @@ const WITH_LOG: [u8; 2] = [2, 2];
 /// # Errors
 ///
 /// A source that does not hold is refused; refused values are not an error here, since all of them are to be told.
-pub fn write(store: &KineStore, job: &Job<'_>, out: Option<&Out<'_>>) -> Result<Written, RewriteError> {
+pub fn write(store: &KineStore, job: &Job<'_>, out: Option<&Out<'_>>) -> Result<(Written, Unsettled), RewriteError> {
     sound(store)?;
     let given = job.roots.clone();
     let sampled = || survey::sampled_roots(Reader::Kine(store));
@@ -99,18 +99,9 @@ fn all_roots(store: &KineStore) -> Result<Roots, RewriteError> {
     Ok(finder.finish())
 }
 
-fn written(store: &KineStore, roots: Arc<Roots>, all: All) -> Written {
-    let table = all.kinds.into_table();
-    let mut tally = Tally::default();
-    settle(all.traces, Tally::default, |tally, records| tally.add(&table, records))
-        .into_iter()
-        .for_each(|part| tally += part);
+fn written(store: &KineStore, roots: Arc<Roots>, all: All) -> (Written, Unsettled) {
     let Noted { refused, inside, moves, old_values, .. } = all.noted.sorted();
-    for (kind, count) in old_values {
-        tally.count(kind, Count { old_values: count, ..Count::default() });
-    }
-    Written {
-        rows: tally.rows(table),
+    let written = Written {
         estimated_bytes: (all.row_bytes as f64 / FILLED) as u64,
         refused,
         inside,
@@ -119,9 +110,9 @@ fn written(store: &KineStore, roots: Arc<Roots>, all: All) -> Written {
         revision: store.meta().current_revision(store.facts().revision),
         digests: Some(store.digests()),
         roots,
-        depth: Depth::Uniform,
         written: None,
-    }
+    };
+    (written, Unsettled { kinds: all.kinds, traces: all.traces, old_values })
 }
 
 /// What reading all rows gave.

@@ -286,7 +286,7 @@ fn holds(model: &Model, page_size: u32, writer: Option<usize>, drop_history: boo
         }
     }
     let entries = walk::view(records, i64::MAX).iter().filter(|(kind, _)| *kind == walk::Kind::Entry).count();
-    assert_eq!(outcome.written.rows.iter().map(|(_, count)| count.entries).sum::<u64>(), entries as u64);
+    assert_eq!(outcome.rows.iter().map(|(_, count)| count.entries).sum::<u64>(), entries as u64);
 }
 
 proptest! {
@@ -363,7 +363,7 @@ fn the_same_randomness_gives_the_same_bytes_with_any_number_of_threads() {
                     };
                     let (outcome, bytes) = rewritten(source, &request);
                     assert!(matches!(outcome.end, End::Proved(_)), "{:?}", outcome.end);
-                    (bytes, format!("{:?}", outcome.written.rows))
+                    (bytes, format!("{:?}", outcome.rows))
                 });
                 let [one, two, eight] = &bytes;
                 assert!(one == two && one == eight, "{:?} {drop_history}", PROVIDERS[writer]);
