@@ -2,7 +2,7 @@
 //!
 //! A server before 3.7 counts for each page every key up to the end of the range ([`span`](crate::etcd::span)). So whoever reads
 //! everything for the first time asks for numbers: of the upper half of what is left, then of halves of halves. The lower half's
-//! number follows. The lowest ranges are known first, and are read while the others are still drawn. Later passes
+//! number follows. Whoever has looked for the roots has asked for the first one already. The lowest ranges are known first, and are read while the others are still drawn. Later passes
 //! read in the ranges that the pages of the first one had. What the ranges hold may change meanwhile; then they are wider or
 //! narrower.
 
@@ -76,7 +76,11 @@ impl Outline {
             let (page, _) = reading.page((from, end), Some(1))?;
             Ok((page.count, page.entries.into_iter().next().map(|entry| entry.key)))
         };
-        let (keys, first) = ask(FIRST_KEY, NO_END)?;
+        // That may have changed meanwhile; it is only cut somewhere else then.
+        let (keys, first) = match reading.seen() {
+            Some((keys, first)) => (keys, Some(first)),
+            None => ask(FIRST_KEY, NO_END)?,
+        };
         let first = first.unwrap_or_else(|| FIRST_KEY.to_vec());
         // All keys may have their first parts in common, and halves would find that out in a hundred questions.
         let (mut parts, mut all) = (Vec::new(), Part { end: NO_END.to_vec(), first, last: NO_END.to_vec(), keys });

@@ -40,6 +40,8 @@ pub struct Reading<'r, K: ?Sized> {
     limit: AtomicI64,
     /// Whether ranges are pages that were read before, each of which should come at once.
     exact: bool,
+    /// How many keys there are, and the first of them, as somebody saw who asked a moment ago.
+    seen: Option<(u64, Vec<u8>)>,
 }
 
 /// The revisions at which a keyspace was read: each from a key on.
@@ -102,12 +104,29 @@ enum Part {
 impl<'r, K: Keyspace + ?Sized> Reading<'r, K> {
     /// Nothing was read yet.
     pub fn new(keyspace: &'r K, patience: &'r Patience<'r>) -> Self {
-        Self { keyspace, patience, pin: AtomicI64::new(0), limit: AtomicI64::new(FIRST_LIMIT), exact: false }
+        Self {
+            keyspace,
+            patience,
+            pin: AtomicI64::new(0),
+            limit: AtomicI64::new(FIRST_LIMIT),
+            exact: false,
+            seen: None,
+        }
     }
 
     /// Ranges are pages that were read before.
     pub fn exact(self) -> Self {
         Self { exact: true, ..self }
+    }
+
+    /// So many keys there were a moment ago, and this was the first of them.
+    pub fn having_seen(self, seen: Option<(u64, Vec<u8>)>) -> Self {
+        Self { seen, ..self }
+    }
+
+    /// How many keys there are, and the first of them, where that was seen.
+    pub(super) fn seen(&self) -> Option<(u64, Vec<u8>)> {
+        self.seen.clone()
     }
 
     /// The entries of the next page. A range that was a page may have some more by now.

@@ -12,7 +12,7 @@ use super::super::judging::{Inside, Refused};
 use super::super::seal::MakeError;
 use super::super::tally::{Count, Kind, Kinds};
 use super::kept::{Keeps, Kept, Spool};
-use super::keyspace::{Entry, Fault, Keyspace};
+use super::keyspace::{Entry, Fault, Keyspace, Page};
 use super::ordered::ordered;
 use super::outline::Outline;
 use super::pace::Patience;
@@ -72,6 +72,8 @@ pub struct Asked<'a, K: ?Sized> {
     pub patience: &'a Patience<'a>,
     /// In which ranges it is read; none where they are still to be drawn.
     pub outline: Option<&'a Outline>,
+    /// How many keys there are, and the first of them, where somebody has looked.
+    pub seen: Option<&'a (u64, Vec<u8>)>,
 }
 
 /// How a store was read.
@@ -90,7 +92,7 @@ pub(super) fn sweep<K: Keyspace + ?Sized>(
     seal: bool,
     mut take: impl FnMut(JudgedPage) -> Result<bool, Stop>,
 ) -> Result<Swept, Stop> {
-    let Asked { keyspace, patience, outline } = *asked;
+    let Asked { keyspace, patience, outline, seen } = *asked;
     let failed: Mutex<Option<Fault>> = Mutex::new(None);
     let work = |worker: &mut Worker<'_>, page: ReadPage| -> Result<_, MakeError> {
         let place = page.place();
@@ -99,7 +101,7 @@ pub(super) fn sweep<K: Keyspace + ?Sized>(
         Ok((place, JudgedPage { entries, inside: worker.inside, unlisted: worker.unlisted }))
     };
     let (mut outcome, mut swept) = (Ok(()), Swept::default());
-    let reading = Reading::new(keyspace, patience);
+    let reading = Reading::new(keyspace, patience).having_seen(seen.cloned());
     let reading = if outline.is_some() { reading.exact() } else { reading };
     reading.in_order(outline, |next_page| {
         let next = || {
@@ -159,8 +161,8 @@ pub fn plan<'t, K: Keyspace + ?Sized>(
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<(Plan, Arc<Roots>), Stop> {
     let is_given = given.is_some();
-    let mut roots = match given {
-        Some(roots) => roots,
+    let (mut roots, seen) = match given {
+        Some(roots) => (roots, None),
         None => sampled_roots(&Reading::new(keyspace, patience))?,
     };
     let mut outline = None;
@@ -170,13 +172,17 @@ pub fn plan<'t, K: Keyspace + ?Sized>(
         let mut plan = Plan::default();
         let mut counts: Vec<u64> = Vec::new();
         let mut keeper = Keeper::new(keeps, judged.digests);
-        let swept =
-            sweep(&Asked { keyspace, patience, outline: outline.as_ref() }, &judged, keeps == Keeps::Sealed, |page| {
+        let swept = sweep(
+            &Asked { keyspace, patience, outline: outline.as_ref(), seen: seen.as_ref() },
+            &judged,
+            keeps == Keeps::Sealed,
+            |page| {
                 progress(page.entries.len() as u64);
                 keeper.keep(&page);
                 plan.add(page, &mut counts);
                 Ok(true)
-            })?;
+            },
+        )?;
         if plan.unlisted && !is_given {
             roots = all_roots(&Reading::new(keyspace, patience))?;
             // It may be somebody else's key after all; then these are the roots.
@@ -266,30 +272,31 @@ fn without(error: &std::io::Error) {
     tracing::info!(%error, "what was read cannot be put aside, and is read again");
 }
 
-/// The roots as far as some keys tell: the first ones of each folder.
-fn sampled_roots<K: Keyspace + ?Sized>(reading: &Reading<'_, K>) -> Result<Roots, Fault> {
+/// The roots as far as some keys tell: the first ones of each folder. And how many keys there are, with the first of them.
+fn sampled_roots<K: Keyspace + ?Sized>(reading: &Reading<'_, K>) -> Result<(Roots, Option<(u64, Vec<u8>)>), Fault> {
     const SAMPLES: usize = 256;
     const KEYS_OF_A_SAMPLE: i64 = 8;
     const PARTS: usize = 2;
-    let mut finder = RootFinder::new();
+    let (mut finder, mut seen) = (RootFinder::new(), None);
     let (mut from, mut ends) = (FIRST_KEY.to_vec(), vec![NO_END.to_vec()]);
     for _ in 0..SAMPLES {
-        let mut entries = Vec::new();
+        let (mut entries, mut count) = (Vec::new(), 0);
         for end in &ends {
-            entries = reading.page((&from, end), Some(KEYS_OF_A_SAMPLE))?.0.entries;
+            Page { entries, count, .. } = reading.page((&from, end), Some(KEYS_OF_A_SAMPLE))?.0;
             if !entries.is_empty() {
                 break;
             }
         }
         entries.iter().for_each(|entry| finder.see(&entry.key));
         let Some(last) = entries.last() else { break };
+        seen = seen.or_else(|| entries.first().map(|first| (count, first.key.clone())));
         from = behind_parts(&last.key, PARTS);
         if from.is_empty() || !reading.keyspace.takes_ranges() {
             break;
         }
         ends = farther_ends(&from);
     }
-    Ok(finder.finish())
+    Ok((finder.finish(), seen))
 }
 
 /// The roots as all keys tell.

@@ -73,7 +73,7 @@ pub struct Written {
 impl<K: ?Sized> Writing<'_, K> {
     /// How it is read.
     pub(super) fn asked(&self) -> Asked<'_, K> {
-        Asked { keyspace: self.keyspace, patience: self.patience, outline: Some(self.outline) }
+        Asked { keyspace: self.keyspace, patience: self.patience, outline: Some(self.outline), seen: None }
     }
 }
 
