@@ -8,11 +8,15 @@ use std::time::Duration;
 use etcd_client::StatusResponse;
 use thiserror::Error;
 
-use super::dial::Dialer;
+use super::dial::{DialFault, Dialer};
 use super::endpoint::{Endpoint, Security};
-use super::fault::LiveError;
+use super::fault::{LiveError, Trouble};
 use super::member::{Member, SharedMember, User};
 use super::tls::{Tls, TlsError, TlsFiles};
+
+/// How long to wait, each time a first call broke off, before it is made once more.
+const PAUSES: [Duration; 4] =
+    [Duration::from_millis(50), Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(400)];
 
 /// How a cluster is connected to.
 #[derive(Clone)]
@@ -57,6 +61,12 @@ pub struct Unanswered {
 }
 
 impl Unanswered {
+    /// Whether anybody took the connection and ended it.
+    fn broke_off(&self) -> bool {
+        let ended = |trouble: &Trouble| matches!(trouble, Trouble::Broken(_) | Trouble::Dial(DialFault::Closed));
+        self.errors.iter().any(|error| ended(&error.trouble))
+    }
+
     /// What to do, as the first error says that knows.
     pub fn hint(&self) -> Option<&'static str> {
         self.errors.iter().find_map(|error| error.trouble.hint())
@@ -165,13 +175,23 @@ impl Cluster {
         Err(Unanswered { errors })
     }
 
-    /// Finds a member that answers, and what it is.
+    /// Finds a member that answers, and what it is. Where a connection was made and then broke off, it is tried some more times:
+    /// proxies and restarts do that, and later calls have the same patience.
     ///
     /// # Errors
     ///
     /// [`Unanswered`].
     pub async fn greet(&self) -> Result<Greeting, Unanswered> {
-        let status = self.ask(async |member| member.status().await).await?;
+        let mut pauses = PAUSES.iter();
+        let status = loop {
+            match self.ask(async |member| member.status().await).await {
+                Ok(status) => break status,
+                Err(unanswered) => match pauses.next().filter(|_| unanswered.broke_off()) {
+                    Some(pause) => tokio::time::sleep(*pause).await,
+                    None => return Err(unanswered),
+                },
+            }
+        };
         Ok(Greeting { kind: kind(&status), version: status.version().to_owned(), status })
     }
 }

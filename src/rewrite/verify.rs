@@ -24,7 +24,7 @@ use crate::etcd::{Around, KeyValue, schema};
 use crate::kube::key::Roots;
 use crate::source::ordered::{Groups, LeafReader};
 use crate::source::relay::Relay;
-use crate::source::snapshot::{LaidOut, Outline, Snapshot};
+use crate::source::snapshot::{Outline, Snapshot};
 use crate::source::{Depth, PageFile, Record};
 
 use super::buckets::{self, Edits};
@@ -57,9 +57,10 @@ pub struct Proof {
 /// [`RewriteError::Unproved`] with the first thing that is not as it should be.
 pub fn verify(source: &Source<'_>, job: &Job<'_>, file: File) -> Result<Proof, RewriteError> {
     let written = Snapshot::open(file).map_err(|error| RewriteError::Unproved(error.to_string()))?;
-    let new = lay_out(&written)?;
     let pages = written.pages();
     let relay = Relay::new(pages.file(), pages.file_bytes(), job.pass.progress);
+    let new = relay.beside(|| written.lay_out(Depth::Uniform));
+    let new = new.map_err(|error| RewriteError::Unproved(error.to_string()))?;
     let old_pages = source.snapshot.pages();
     let reached = Reached::new(old_pages.readable_pages());
     let (old_groups, new_groups) = (source.outline.groups(old_pages, &reached), new.groups().hashed_by(Some(&relay)));
@@ -77,10 +78,6 @@ pub fn verify(source: &Source<'_>, job: &Job<'_>, file: File) -> Result<Proof, R
     }
     same_buckets(old_pages, pages, &job.edits)?;
     Ok(Proof { hash: relay.finish()?, records })
-}
-
-fn lay_out(written: &Snapshot) -> Result<LaidOut<'_>, RewriteError> {
-    written.lay_out(Depth::Uniform).map_err(|error| RewriteError::Unproved(error.to_string()))
 }
 
 /// Two stores that are held against each other.

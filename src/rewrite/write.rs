@@ -185,13 +185,14 @@ fn attempt(
     if let Target::Configured { sealings, .. } = job.policy.target {
         sealings.restart();
     }
-    let laid = snapshot.lay_out(depth)?;
-    let given = roots.is_some();
-    let reader = Reader::File { pages: snapshot.pages(), outline: &laid.outline };
-    let roots = Arc::new(roots.unwrap_or_else(|| survey::sampled_roots(reader)));
     let pages = snapshot.pages();
     let hashing = || Relay::new(pages.file(), digest::database_bytes(pages.file_bytes()), job.pass.progress);
     let relay = job.pass.digest.then(hashing);
+    let lay_out = || snapshot.lay_out(depth);
+    let laid = relay.as_ref().map_or_else(lay_out, |relay| relay.beside(lay_out))?;
+    let given = roots.is_some();
+    let reader = Reader::File { pages: snapshot.pages(), outline: &laid.outline };
+    let roots = Arc::new(roots.unwrap_or_else(|| survey::sampled_roots(reader)));
     let groups = laid.groups().hashed_by(relay.as_ref());
     let kinds = Kinds::default();
     let common = Common {

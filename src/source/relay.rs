@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use sha2::{Digest, Sha256};
@@ -71,6 +72,25 @@ impl<'r> Relay<'r> {
     pub fn new(file: &'r File, bytes: u64, progress: &'r (dyn Fn(u64) + Sync)) -> Self {
         let state = State { hash: Sha256::new(), at: 0, buffer: ReadBuffer::new(), failed: None };
         Self { file, bytes, progress, state: Mutex::new(state), waiting: Mutex::default() }
+    }
+
+    /// Does something that has to be done before anybody has a piece to offer. Another thread, where one is idle, reads and hashes meanwhile.
+    pub fn beside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let done = AtomicBool::new(false);
+        let work = || {
+            let outcome = work();
+            done.store(true, Ordering::Relaxed);
+            outcome
+        };
+        rayon::join(work, || self.go_ahead(&done)).0
+    }
+
+    fn go_ahead(&self, done: &AtomicBool) {
+        let mut state = lock(&self.state);
+        while !done.load(Ordering::Relaxed) && state.at < self.bytes && state.failed.is_none() {
+            let end = self.bytes.min(state.at + READ_BYTES as u64);
+            self.read_to(&mut state, end);
+        }
     }
 
     /// Offers what stands in the file from `offset` on. Whether it need not be offered again.
@@ -212,7 +232,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::AtomicU64;
 
     use proptest::prelude::*;
 
@@ -274,6 +294,22 @@ mod tests {
         let relay = Relay::new(&empty, 9, &|_| ());
         relay.let_go(3, &content[3..9], (1, 1));
         assert!(relay.finish().is_err());
+    }
+
+    #[test]
+    fn who_goes_ahead_stops_when_it_is_told_to_and_at_the_end() {
+        let (file, content) = file(1 << 20);
+        for done in [true, false] {
+            let told = AtomicU64::new(0);
+            let progress = |bytes| {
+                told.fetch_add(bytes, Ordering::Relaxed);
+            };
+            let relay = Relay::new(&file, content.len() as u64, &progress);
+            relay.go_ahead(&AtomicBool::new(done));
+            assert_eq!(told.load(Ordering::Relaxed), if done { 0 } else { content.len() as u64 });
+            assert!(relay.offer(0, &content));
+            assert_eq!(relay.finish().unwrap().finalize(), Sha256::digest(&content));
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@
 use crate::etcd::span::{FIRST_KEY, NO_END, behind_parts, between};
 
 use super::keyspace::{Fault, Keyspace};
-use super::pages::Reading;
+use super::pages::{Reading, Seen};
 
 /// Keys of a range at most, if it can be cut.
 const RANGE_KEYS: u64 = 4096;
@@ -78,7 +78,7 @@ impl Outline {
         };
         // That may have changed meanwhile; it is only cut somewhere else then.
         let (keys, first) = match reading.seen() {
-            Some((keys, first)) => (keys, Some(first)),
+            Some(Seen { keys, first }) => (keys, Some(first)),
             None => ask(FIRST_KEY, NO_END)?,
         };
         let first = first.unwrap_or_else(|| FIRST_KEY.to_vec());

@@ -40,8 +40,17 @@ pub struct Reading<'r, K: ?Sized> {
     limit: AtomicI64,
     /// Whether ranges are pages that were read before, each of which should come at once.
     exact: bool,
-    /// How many keys there are, and the first of them, as somebody saw who asked a moment ago.
-    seen: Option<(u64, Vec<u8>)>,
+    /// What somebody saw who asked a moment ago.
+    seen: Option<Seen>,
+}
+
+/// What a first look tells of a keyspace. A moment later it may be otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// How many keys there are.
+    pub keys: u64,
+    /// The first of them.
+    pub first: Vec<u8>,
 }
 
 /// The revisions at which a keyspace was read: each from a key on.
@@ -119,13 +128,13 @@ impl<'r, K: Keyspace + ?Sized> Reading<'r, K> {
         Self { exact: true, ..self }
     }
 
-    /// So many keys there were a moment ago, and this was the first of them.
-    pub fn having_seen(self, seen: Option<(u64, Vec<u8>)>) -> Self {
+    /// This was seen a moment ago.
+    pub fn having_seen(self, seen: Option<Seen>) -> Self {
         Self { seen, ..self }
     }
 
-    /// How many keys there are, and the first of them, where that was seen.
-    pub(super) fn seen(&self) -> Option<(u64, Vec<u8>)> {
+    /// What was seen a moment ago.
+    pub(super) fn seen(&self) -> Option<Seen> {
         self.seen.clone()
     }
 

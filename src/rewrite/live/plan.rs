@@ -16,7 +16,7 @@ use super::keyspace::{Entry, Fault, Keyspace, Page};
 use super::ordered::ordered;
 use super::outline::Outline;
 use super::pace::Patience;
-use super::pages::{Pages, Pins, ReadPage, Reading};
+use super::pages::{Pages, Pins, ReadPage, Reading, Seen};
 use super::settle::Stop;
 use super::transform::{Fate, Judged, Transform, Worker};
 use super::witness::Witness;
@@ -72,8 +72,8 @@ pub struct Asked<'a, K: ?Sized> {
     pub patience: &'a Patience<'a>,
     /// In which ranges it is read; none where they are still to be drawn.
     pub outline: Option<&'a Outline>,
-    /// How many keys there are, and the first of them, where somebody has looked.
-    pub seen: Option<&'a (u64, Vec<u8>)>,
+    /// What somebody saw who has looked.
+    pub seen: Option<&'a Seen>,
 }
 
 /// How a store was read.
@@ -272,8 +272,8 @@ fn without(error: &std::io::Error) {
     tracing::info!(%error, "what was read cannot be put aside, and is read again");
 }
 
-/// The roots as far as some keys tell: the first ones of each folder. And how many keys there are, with the first of them.
-fn sampled_roots<K: Keyspace + ?Sized>(reading: &Reading<'_, K>) -> Result<(Roots, Option<(u64, Vec<u8>)>), Fault> {
+/// The roots as far as some keys tell: the first ones of each folder. And what was seen on the way.
+fn sampled_roots<K: Keyspace + ?Sized>(reading: &Reading<'_, K>) -> Result<(Roots, Option<Seen>), Fault> {
     const SAMPLES: usize = 256;
     const KEYS_OF_A_SAMPLE: i64 = 8;
     const PARTS: usize = 2;
@@ -289,7 +289,7 @@ fn sampled_roots<K: Keyspace + ?Sized>(reading: &Reading<'_, K>) -> Result<(Root
         }
         entries.iter().for_each(|entry| finder.see(&entry.key));
         let Some(last) = entries.last() else { break };
-        seen = seen.or_else(|| entries.first().map(|first| (count, first.key.clone())));
+        seen = seen.or_else(|| entries.first().map(|first| Seen { keys: count, first: first.key.clone() }));
         from = behind_parts(&last.key, PARTS);
         if from.is_empty() || !reading.keyspace.takes_ranges() {
             break;

@@ -60,6 +60,21 @@ fn history_that_is_forgotten_in_the_middle_is_survived_and_told() {
 }
 
 #[test]
+fn a_first_call_that_breaks_off_is_made_again_and_not_for_ever() {
+    let server = Cluster::single(Release::V3_5);
+    server.first().put("/registry/configmaps/default/a", b"k8s\0not really");
+    for (cut, succeeds) in [(3, true), (usize::MAX, false)] {
+        let mut left = cut;
+        let proxy = Proxy::start(server.first().port, move |_| {
+            left = left.saturating_sub(1);
+            if left > 0 || cut == usize::MAX { Next::Cut } else { Next::Pass }
+        });
+        let run = atrest(&["check", "--endpoints", &proxy.endpoint()]);
+        assert_eq!(run.code, if succeeds { 0 } else { 3 }, "{}", run.err);
+    }
+}
+
+#[test]
 fn connections_that_are_cut_again_and_again_cost_no_key() {
     let server = Cluster::single(Release::V3_5);
     let names = names(600);
