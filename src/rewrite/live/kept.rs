@@ -28,7 +28,7 @@ use super::witness::Witness;
 const BLOCK_BYTES: usize = 256 << 10;
 
 /// Bytes that stay in memory.
-const MEMORY_BYTES: usize = 80 << 20;
+const MEMORY_BYTES: usize = 64 << 20;
 
 /// More than this is not put into the file: it is read again instead.
 const MAX_BYTES: u64 = 1 << 30;
