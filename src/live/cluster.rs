@@ -176,7 +176,7 @@ impl Cluster {
     }
 
     /// Finds a member that answers, and what it is. Where a connection was made and then broke off, it is tried some more times:
-    /// proxies and restarts do that, and later calls have the same patience.
+    /// proxies and restarts do that, and what is asked later is asked again, too.
     ///
     /// # Errors
     ///

@@ -88,7 +88,7 @@ impl<'r> Relay<'r> {
     fn go_ahead(&self, done: &AtomicBool) {
         let mut state = lock(&self.state);
         while !done.load(Ordering::Relaxed) && state.at < self.bytes && state.failed.is_none() {
-            let end = self.bytes.min(state.at + READ_BYTES as u64);
+            let end = state.at.saturating_add(READ_BYTES as u64);
             self.read_to(&mut state, end);
         }
     }
@@ -200,8 +200,9 @@ impl<'r> Relay<'r> {
         true
     }
 
-    /// Reads and hashes what comes next, up to `end`.
+    /// Reads and hashes what comes next, up to `end`, or to the end of what is hashed.
     fn read_to(&self, state: &mut State, end: u64) {
+        let end = end.min(self.bytes);
         while state.at < end && state.failed.is_none() {
             let length = usize::try_from(end - state.at).map_or(READ_BYTES, |left| left.min(READ_BYTES));
             let piece = state.buffer.room(length);
@@ -291,6 +292,12 @@ mod tests {
             assert!(relay.offer(number as u64 * 100_000, piece));
         }
         assert_eq!(relay.finish().unwrap().finalize(), Sha256::digest(&content[..content.len() - 7]));
+        // What stands behind the end is none of its business.
+        let relay = Relay::new(&empty, 5, &|_| ());
+        assert!(relay.offer(0, &content[..4]));
+        relay.let_go(9, &content[9..20], (1, 1));
+        assert!(relay.offer(4, &content[4..9]));
+        assert!(relay.finish().is_err());
         let relay = Relay::new(&empty, 9, &|_| ());
         relay.let_go(3, &content[3..9], (1, 1));
         assert!(relay.finish().is_err());

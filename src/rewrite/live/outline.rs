@@ -2,9 +2,9 @@
 //!
 //! A server before 3.7 counts for each page every key up to the end of the range ([`span`](crate::etcd::span)). So whoever reads
 //! everything for the first time asks for numbers: of the upper half of what is left, then of halves of halves. The lower half's
-//! number follows. Whoever has looked for the roots has asked for the first one already. The lowest ranges are known first, and are read while the others are still drawn. Later passes
-//! read in the ranges that the pages of the first one had. What the ranges hold may change meanwhile; then they are wider or
-//! narrower.
+//! number follows. Whoever has looked for the roots has asked for the first one already. The lowest ranges are known first, and
+//! are read while the others are still drawn. Later passes read in the ranges that the pages of the first one had. What the ranges
+//! hold may change meanwhile; then they are wider or narrower.
 
 use crate::etcd::span::{FIRST_KEY, NO_END, behind_parts, between};
 
