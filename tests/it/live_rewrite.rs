@@ -91,7 +91,7 @@ fn everything_is_written_anew_proved_compacted_and_defragmented() {
         // The lease still holds the key, and only an encrypted value was touched.
         let all = server.all();
         let leased = all.iter().find(|entry| entry.lease != 0).expect("a leased entry");
-        assert_eq!((format!("{:x}", leased.lease), leased.version), (lease, 2));
+        assert_eq!((format!("{:016x}", leased.lease), leased.version), (lease, 2));
         let versions: Vec<_> = all.iter().map(|entry| entry.version).filter(|version| *version != 2).collect();
         assert_eq!(versions, [1]);
         // Each change is in the journal, which nobody else can read, and the snapshot is of before.
