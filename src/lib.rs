@@ -15,6 +15,7 @@ pub mod kine;
 pub mod kube;
 #[cfg(feature = "live")]
 pub mod live;
+mod lock;
 pub mod output;
 #[cfg(feature = "kms")]
 pub mod plugin;

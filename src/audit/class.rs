@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use crate::kube::key::Address;
 use crate::kube::resource::GroupResource;
+use crate::lock::{into_inner, lock};
 use crate::provider::prefix::SealedKind;
 use crate::source::trace::TAGS;
 
@@ -118,11 +119,11 @@ impl Classes {
 
     /// The classes, when all workers are done.
     pub fn into_table(self) -> Table {
-        self.0.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())
+        into_inner(self.0)
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.0)
     }
 }
 

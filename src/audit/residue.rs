@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 
 use crate::kube::key::Roots;
 use crate::provider::plaintext::Plaintext;
 use crate::source::Revision;
+use crate::source::sha256::Sha256;
 use crate::source::store::Reader;
 use crate::source::trace::TraceKey;
 
@@ -113,7 +113,7 @@ pub fn rows(
                 lease: kv.lease,
                 value_bytes: kv.value.len() as u64,
                 encoding: verdict.encoding,
-                value_sha256: Sha256::digest(kv.value).into(),
+                value_sha256: Sha256::of(kv.value),
                 detail: &detail,
             });
         });

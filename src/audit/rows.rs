@@ -18,6 +18,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::kube::payload::Encoding;
+use crate::lock::lock;
 use crate::source::Place;
 
 use super::merge::Merge;
@@ -242,10 +243,6 @@ impl Spill {
         let runs = std::mem::take(&mut *lock(&self.runs));
         Merge::new(self.file, runs)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// A worker's rows until they are a run.

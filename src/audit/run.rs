@@ -4,8 +4,6 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
 use crate::kube::key::{Address, Reserved, Roots};
 use crate::kube::locator::Locator;
 use crate::kube::payload::Encoding;
@@ -15,6 +13,7 @@ use crate::source::datadir::LogFacts;
 use crate::source::digest::{Digests, Trailer};
 use crate::source::residue::Stray;
 use crate::source::scan::Visitor;
+use crate::source::sha256::Sha256;
 use crate::source::snapshot::{PassOptions, ReadError};
 use crate::source::store::{Index, Reader, StorePass};
 use crate::source::trace::{TAGS, TraceKey, Traces, settle};
@@ -510,7 +509,7 @@ fn push_row(rows: &mut Option<RowSink<'_>>, record: &Record<'_>, class: u32, enc
         lease: kv.lease,
         value_bytes: kv.value.len() as u64,
         encoding,
-        value_sha256: Sha256::digest(kv.value).into(),
+        value_sha256: Sha256::of(kv.value),
         detail,
     });
 }

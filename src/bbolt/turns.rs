@@ -6,9 +6,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Condvar, Mutex, TryLockError};
 
 use super::write::{BucketWriter, Leaves, Packer, Placed, WriteError};
+
+use crate::lock::{into_inner, lock};
 
 /// Larger buffers are given back: few groups have such large values.
 const KEPT_BYTES: usize = 2 << 20;
@@ -67,12 +69,12 @@ impl<'t, 'w, 'f> Turns<'t, 'w, 'f> {
     /// A packer of this bucket's pages.
     pub fn packer(&self) -> Packer {
         let buffer = lock(&self.buffers).pop().unwrap_or_default();
-        self.lock().bucket.packer().with_buffer(buffer)
+        lock(&self.state).bucket.packer().with_buffer(buffer)
     }
 
     /// Hands over the last leaves of a group, and writes all whose turn has come.
     pub fn hand_over(&self, group: usize, leaves: Leaves) -> Result<(), WriteError> {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         while state.turn != group && state.waiting.len() >= self.most_waiting && !state.failed {
             state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
@@ -95,7 +97,7 @@ impl<'t, 'w, 'f> Turns<'t, 'w, 'f> {
 
     /// Hands over leaves of a group that goes on, as soon as it is its turn.
     pub fn hand_over_part(&self, group: usize, leaves: Leaves) -> Result<(), WriteError> {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         while state.turn != group && !state.failed {
             state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
@@ -109,13 +111,13 @@ impl<'t, 'w, 'f> Turns<'t, 'w, 'f> {
 
     /// Says that a group will never come, so that nobody waits for its turn.
     pub fn fail(&self) {
-        self.lock().failed = true;
+        lock(&self.state).failed = true;
         self.changed.notify_all();
     }
 
     /// The bucket, when all workers are done.
     pub fn into_bucket(self) -> BucketWriter<'w, 'f> {
-        self.state.into_inner().unwrap_or_else(PoisonError::into_inner).bucket
+        into_inner(self.state).bucket
     }
 
     /// Writes pages, or leaves them to somebody who is writing. Who finds too much of it waiting waits, too.
@@ -152,14 +154,6 @@ impl<'t, 'w, 'f> Turns<'t, 'w, 'f> {
         }
         Ok(())
     }
-
-    fn lock(&self) -> MutexGuard<'_, State<'w, 'f>> {
-        lock(&self.state)
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -23,7 +23,9 @@ use super::configs;
 use super::exit::Exit;
 use super::output::print;
 use super::progress::Progress;
-use super::source::{OpenSource, open};
+#[cfg(feature = "live")]
+use super::source::open_live;
+use super::source::{OpenSource, about, open};
 
 /// What changed between two stores, by what they hold
 ///
@@ -36,9 +38,9 @@ pub struct Args {
     /// The store as it was: a snapshot or database, plain or packed, told by content
     #[arg(value_name = "BEFORE")]
     before: PathBuf,
-    /// The store as it is
+    /// The store as it is; with --endpoints it is the running etcd
     #[arg(value_name = "AFTER")]
-    after: PathBuf,
+    after: Option<PathBuf>,
     /// Only these: RESOURCE[,RESOURCE] [NAME...] or RESOURCE/NAME..., named as for kubectl
     #[arg(value_name = "RESOURCE")]
     selection: Vec<String>,
@@ -71,6 +73,21 @@ pub struct Args {
     /// Where the API server keeps its objects, as in its own --etcd-prefix; found by itself where it is not given
     #[arg(long, value_name = "PREFIX")]
     etcd_prefix: Vec<String>,
+    #[cfg(feature = "live")]
+    #[command(flatten)]
+    live: super::live::LiveArgs,
+}
+
+impl Args {
+    /// With endpoints the second word is no store.
+    pub fn settle(&mut self) {
+        #[cfg(feature = "live")]
+        if self.live.is_given()
+            && let Some(second) = self.after.take()
+        {
+            self.selection.insert(0, second.to_string_lossy().into_owned());
+        }
+    }
 }
 
 const EXAMPLES: &str = "\
@@ -81,7 +98,8 @@ Examples:
   atrest diff monday.db friday.db -c encryption-config.yaml
   atrest diff before.db after.db --config-before old.yaml --config-after new.yaml
   atrest diff before.db after.db -c encryption-config.yaml --content-only
-  atrest diff monday.db friday.db -c encryption-config.yaml deploy,cm -n prod -o unified";
+  atrest diff monday.db friday.db -c encryption-config.yaml deploy,cm -n prod -o unified
+  atrest diff snapshot.db --endpoints https://127.0.0.1:2379 -c encryption-config.yaml secrets";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
@@ -103,11 +121,14 @@ struct Opened {
 /// Runs the command.
 pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     let selection = Selection::parse(&args.selection).map_err(|error| Failure::usage(error.to_string()))?;
-    if args.before.as_os_str() == "-" && args.after.as_os_str() == "-" {
+    if args.before.as_os_str() == "-" && args.after.as_deref().is_some_and(|after| after.as_os_str() == "-") {
         return Err(Failure::usage("only one of the two can come from standard input"));
     }
     let mut source_before = source(args, &args.before, global)?;
-    let mut source_after = source(args, &args.after, global)?;
+    let mut source_after = match &args.after {
+        Some(path) => source(args, path, global)?,
+        None => running(args)?,
+    };
     let rules_before = rules_of(args, &args.config_before, &mut source_before, global)?;
     let rules_after = rules_of(args, &args.config_after, &mut source_after, global)?;
     let mut plans = String::new();
@@ -124,12 +145,13 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     let pass = PassOptions { digest: !args.no_digest, threads: 0, progress: &advance };
     let wanted_before = wanted(args, &selection, pass, key, std::mem::take(&mut before.deks));
     let wanted_after = wanted(args, &selection, pass, key, std::mem::take(&mut after.deks));
+    let names = [&before, &after].map(|opened| opened.source.facts.path.clone());
     let mut found_before = found(&mut before, &wanted_before)?;
     let mut found_after = found(&mut after, &wanted_after)?;
-    let doubts = doubts(args, [&found_before, &found_after]);
+    let doubts = doubts(&names, [&found_before, &found_after]);
     let values = if args.show_secrets { Values::Shown } else { Values::Masked(key) };
     let comparison = Comparison::begin(&mut found_before, &mut found_after).map_err(|error| broken(&error))?;
-    let counts = show(args, comparison, values)?;
+    let counts = show(args, &names, comparison, values)?;
     let differ = counts.differ(args.content_only);
     if counts.closed > 0 && wanted_nothing(args) {
         eprintln!("hint: -c opens what is encrypted; --config-before and --config-after where the two differ");
@@ -143,6 +165,22 @@ fn wanted_nothing(args: &Args) -> bool {
 
 fn source(args: &Args, path: &Path, global: &GlobalArgs) -> Result<OpenSource, Failure> {
     open(&SourceArgs { no_digest: args.no_digest, ..SourceArgs::file(path.to_owned()) }, global)
+}
+
+/// The store as it is, where no file says it.
+#[cfg(feature = "live")]
+fn running(args: &Args) -> Result<OpenSource, Failure> {
+    let endpoints = args.live.or_from_environment();
+    if endpoints.is_empty() {
+        return Err(Failure::usage("there is no AFTER")
+            .hint("give a second file, or a running etcd with --endpoints; `--help` shows how"));
+    }
+    open_live(args.live.connect(&endpoints)?, &endpoints)
+}
+
+#[cfg(not(feature = "live"))]
+fn running(_: &Args) -> Result<OpenSource, Failure> {
+    Err(Failure::usage("there is no AFTER").hint("give a second file; `--help` shows how"))
 }
 
 /// What one of the stores is opened with; the store is asked where that is a backup's tarball.
@@ -200,7 +238,7 @@ fn wanted<'w>(args: &Args, selection: &Selection, pass: PassOptions<'w>, key: Tr
 
 fn found<'f>(opened: &'f mut Opened, wanted: &'f Wanted<'f>) -> Result<Found<'f>, Failure> {
     let Opened { source, rules, .. } = opened;
-    find(&mut source.store, rules, wanted).map_err(|error| Failure::from(error).about(&source.facts.path))
+    find(&mut source.store, rules, wanted).map_err(|error| about(Failure::from(error), &source.facts))
 }
 
 fn broken(error: &io::Error) -> Failure {
@@ -208,11 +246,10 @@ fn broken(error: &io::Error) -> Failure {
 }
 
 /// Says what of the two may be missing; whether there is anything.
-fn doubts(args: &Args, found: [&Found<'_>; 2]) -> bool {
+fn doubts(names: &[String; 2], found: [&Found<'_>; 2]) -> bool {
     let mut any = false;
-    for (path, found) in [&args.before, &args.after].into_iter().zip(found) {
-        let name = path.to_string_lossy();
-        let name = harmless(&name);
+    for (name, found) in names.iter().zip(found) {
+        let name = harmless(name);
         if found.damaged {
             eprintln!("atrest: {name} is damaged, so something may be missing; `atrest check` says what");
         }
@@ -225,9 +262,13 @@ fn doubts(args: &Args, found: [&Found<'_>; 2]) -> bool {
 }
 
 /// Prints the differences as they are found.
-fn show(args: &Args, mut comparison: Comparison<'_, '_>, values: Values) -> Result<Counts, Failure> {
+fn show(
+    args: &Args,
+    [before, after]: &[String; 2],
+    mut comparison: Comparison<'_, '_>,
+    values: Values,
+) -> Result<Counts, Failure> {
     let mut broke = None;
-    let [before, after] = [&args.before, &args.after].map(|path| path.to_string_lossy());
     print(Exit::Done, |out| {
         let mut each = |read_all: bool, write: &mut dyn FnMut(&[Difference]) -> io::Result<()>| loop {
             match comparison.next_batch(read_all) {
@@ -249,7 +290,7 @@ fn show(args: &Args, mut comparison: Comparison<'_, '_>, values: Values) -> Resu
                 table.finish(&counts)
             }
             Output::Json => {
-                let mut json = Json::begin(out, &before, &after)?;
+                let mut json = Json::begin(out, before, after)?;
                 let counts = each(false, &mut |differences| json.write(differences))?;
                 json.finish(&counts)
             }

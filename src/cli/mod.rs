@@ -121,6 +121,7 @@ pub fn main() -> ExitCode {
     cli.global.start_tracing();
     match &mut cli.command {
         Command::Audit(args) => args.settle(),
+        Command::Diff(args) => args.settle(),
         Command::Extract(args) => args.settle(),
         Command::Fit(args) => args.settle(),
         Command::Get(args) => args.settle(),

@@ -29,7 +29,7 @@ use crate::rewrite::live::server::Server;
 use crate::rewrite::live::settle::Stop;
 use crate::rewrite::live::transform::Transform;
 use crate::rewrite::live::write::{Rounds, Writing};
-use crate::rewrite::tally::{Fate, Kinds};
+use crate::rewrite::tally::{Count, Fate, Kind, Kinds};
 use crate::rewrite::target::{SystemRandomness, Target};
 use crate::source::Store;
 use crate::source::live::LiveStore;
@@ -163,7 +163,7 @@ pub fn run(args: &command::Args, selection: &[String], global: &GlobalArgs) -> R
     let outcome = wanted.rewrite((&server, &target), (&planned, kept), journal.as_ref(), global)?;
     telling.interrupted = interrupted.load(Ordering::Relaxed);
     if outcome.proved() {
-        afterwards(&mut telling, &server, &target, global);
+        afterwards(&mut telling, &server, (Before::of(&planned.plan), &target), global);
     }
     telling.tell(&planned, &target, Some(&outcome))
 }
@@ -369,7 +369,12 @@ fn questions(target: &Target, live: &LiveRewriteArgs) -> Vec<String> {
 }
 
 /// Compacts and defragments as far as it was asked for, and says what is left.
-fn afterwards(telling: &mut Telling<'_>, server: &Server<'_>, target: &Target, global: &GlobalArgs) {
+fn afterwards(
+    telling: &mut Telling<'_>,
+    server: &Server<'_>,
+    (before, target): (Before, &Target),
+    global: &GlobalArgs,
+) {
     let live = &telling.args.live;
     let mut compacted = false;
     if live.compact {
@@ -390,17 +395,42 @@ fn afterwards(telling: &mut Telling<'_>, server: &Server<'_>, target: &Target, g
     if !server.is_kine() {
         defragment(telling, server, compacted && live.defrag, global);
     }
-    telling.left.push(match target {
+    telling.left.extend(farewells(before, target).map(str::to_owned));
+}
+
+/// What the values of a store were on before they were written anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Before {
+    /// On other keys; or nothing had to be written, and an earlier run may have taken them from others.
+    other_keys: bool,
+    /// On none.
+    plaintext: bool,
+}
+
+impl Before {
+    fn of(plan: &Plan) -> Self {
+        let written = |(kind, _): &&(Kind, Count)| matches!(kind.fate, Fate::Rewritten(_));
+        let any = |sealed| plan.rows.iter().filter(written).any(|(kind, _)| kind.from.is_some() == sealed);
+        Self { other_keys: plan.rewritten == 0 || (plan.moves && any(true)), plaintext: any(false) }
+    }
+}
+
+/// What is left to do about what was before.
+fn farewells(before: Before, target: &Target) -> impl Iterator<Item = &'static str> {
+    let drop = match target {
         Target::Configured { .. } => {
-            "Drop the old key from every API server's configuration; `atrest keys --endpoints ... \
-                                      --require-unused KEY` says whether anything still needs it."
-                .to_owned()
+            "Drop the old key from every API server's configuration; `atrest keys --endpoints ... --require-unused KEY` says \
+             whether anything still needs it."
         }
-        Target::Plaintext => "Drop the old keys from every API server's configuration.".to_owned(),
-    });
-    telling
-        .left
-        .push("Snapshots and logs of before still need the old key: keep it as long as they are kept.".to_owned());
+        Target::Plaintext => "Drop the old keys from every API server's configuration.",
+    };
+    let keep = "Snapshots and logs of before still need the old key: keep it as long as they are kept.";
+    let bare = "Snapshots and logs of before hold plaintext: guard them like the Secrets themselves, or take new ones and \
+                destroy those.";
+    [(before.other_keys, drop), (before.other_keys, keep), (before.plaintext, bare)]
+        .into_iter()
+        .filter(|(said, _)| *said)
+        .map(|(_, words)| words)
 }
 
 /// Defragments one member after the other, the leader last; `wanted` says whether, and else it is left to do.

@@ -57,7 +57,7 @@ fn no_salvage(form: &str) -> Failure {
 
 /// A running etcd as a source.
 #[cfg(feature = "live")]
-fn open_live(live: crate::live::Live, endpoints: &[String]) -> Result<OpenSource, Failure> {
+pub fn open_live(live: crate::live::Live, endpoints: &[String]) -> Result<OpenSource, Failure> {
     let bytes = u64::try_from(live.greeting().status.db_size()).unwrap_or(0);
     let facts = SourceFacts {
         path: endpoints.join(","),

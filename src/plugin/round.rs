@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::client::{CallError, Client};
 use super::greet::Package;
 use super::messages::{DecryptResponse, DecryptV1, DecryptV2, V1_DECRYPT, V2_DECRYPT, V2ALPHA1_DECRYPT};
+use crate::lock::lock;
 use crate::provider::kms::{DekSource, OwnedDekRequest};
 use crate::provider::secret::SecretKey;
 
@@ -114,7 +115,7 @@ pub(super) async fn ask<Q: Question>(
             break;
         }
     }
-    let left = std::mem::take(&mut *round.queue.lock().unwrap_or_else(PoisonError::into_inner)).collect();
+    let left = std::mem::take(&mut *lock(&round.queue)).collect();
     End {
         calls: round.calls.load(Ordering::Relaxed),
         given_up: round.given_up.get().cloned(),
@@ -157,7 +158,7 @@ impl<Q: Question> Round<Q> {
     }
 
     fn next(&self) -> Option<Q> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).next()
+        lock(&self.queue).next()
     }
 
     /// Asks until there is an answer; `None` if there was no call left for it.

@@ -7,12 +7,13 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
+use std::sync::Mutex;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Mutex, MutexGuard};
 use std::thread;
 
 use zeroize::Zeroizing;
 
+use crate::lock::{into_inner, lock};
 use crate::provider::plaintext::Plaintext;
 use crate::source::Place;
 
@@ -93,17 +94,13 @@ impl Found<'_> {
                 let _ = give_back.send(batch);
             });
         });
-        let feed = feed.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let feed = into_inner(feed);
         match (failed, feed.failed) {
             (Some(error), _) => Err(FlowError::Out(error)),
             (None, Some(error)) => Err(FlowError::Notes(error)),
             (None, None) => Ok(()),
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// Hands over what comes numbered, in the order of the numbers.

@@ -44,6 +44,7 @@ use std::thread;
 use crate::audit::merge::{Merge, Part};
 use crate::audit::row::{Batch, Row};
 use crate::audit::run::Context;
+use crate::lock::lock;
 
 /// Which rows of a stream are wanted.
 pub type RowFilter<'f> = dyn Fn(&Row<'_>) -> bool + Sync + 'f;
@@ -122,7 +123,7 @@ fn produce(
     texts: &mpsc::SyncSender<io::Result<Vec<u8>>>,
 ) {
     loop {
-        let part = turns.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take(thread);
+        let part = lock(turns).take(thread);
         let text = match part {
             Ok(None) => return,
             Ok(Some(part)) => part.read().and_then(|batch| render_batch(&batch, context, filter, renderer)),

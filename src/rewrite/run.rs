@@ -9,8 +9,6 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use sha2::Digest;
-
 use crate::audit::deks::Deks;
 use crate::audit::rules::Rules;
 use crate::audit::run::{AuditError, Options};
@@ -337,7 +335,7 @@ fn finish(source: &Source<'_>, request: &Request<'_>, job: &Job<'_>, out: &Out<'
     let form = request.form.unwrap_or(if is_snapshot { Form::Snapshot } else { Form::Database });
     let bytes = match form {
         Form::Snapshot => {
-            let digest: [u8; 32] = hash.clone().finalize().into();
+            let digest = hash.clone().finalize();
             out.file.write_all_at(&digest, pages)?;
             hash.update(digest);
             pages + TRAILER_BYTES
@@ -356,5 +354,5 @@ fn finish(source: &Source<'_>, request: &Request<'_>, job: &Job<'_>, out: &Out<'
         }
         Form::Kine => return Err(RewriteError::OtherForm),
     };
-    Ok(Product { form, bytes, sha256: hash.finalize().into(), records })
+    Ok(Product { form, bytes, sha256: hash.finalize(), records })
 }

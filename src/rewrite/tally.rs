@@ -10,6 +10,7 @@ use std::sync::Mutex;
 use crate::audit::rules::ChainRef;
 use crate::kube::key::Address;
 use crate::kube::resource::GroupResource;
+use crate::lock::lock;
 use crate::provider::prefix::SealedKind;
 use crate::source::trace::{TAGS, Trace, Traces, settle};
 
@@ -78,7 +79,7 @@ pub struct Kinds {
 impl Kinds {
     /// The number of a kind.
     pub fn number(&self, kind: &Kind) -> u32 {
-        let mut numbers = self.numbers.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut numbers = lock(&self.numbers);
         let next = u32::try_from(numbers.len()).unwrap_or(TAGS).min(TAGS - 1);
         match numbers.get(kind) {
             Some(number) => *number,
@@ -93,7 +94,7 @@ impl Kinds {
 
     /// The same of those that were met so far.
     pub fn table(&self) -> Vec<Kind> {
-        let numbers = self.numbers.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let numbers = lock(&self.numbers);
         let mut kinds: Vec<_> = numbers.iter().map(|(kind, number)| (*number, kind.clone())).collect();
         kinds.sort_by_key(|(number, _)| *number);
         kinds.into_iter().map(|(_, kind)| kind).collect()

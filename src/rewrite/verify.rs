@@ -14,16 +14,16 @@ use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use sha2::{Digest, Sha256};
-
 use crate::bbolt::check::Checker;
 use crate::bbolt::page::LeafElement;
 use crate::bbolt::reached::Reached;
 use crate::bbolt::{Fault, FaultKind, Faults};
 use crate::etcd::{Around, KeyValue, schema};
 use crate::kube::key::Roots;
+use crate::lock::{into_inner, lock};
 use crate::source::ordered::{Groups, LeafReader};
 use crate::source::relay::Relay;
+use crate::source::sha256::Sha256;
 use crate::source::snapshot::{Outline, Snapshot};
 use crate::source::{Depth, PageFile, Record};
 
@@ -97,12 +97,12 @@ impl Held<'_> {
             for _ in 0..rayon::current_num_threads() {
                 scope.spawn(|_| {
                     let result = Comparing::new(self).work();
-                    compared.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(result);
+                    lock(&compared).push(result);
                 });
             }
         });
         let mut faults = Faults::new();
-        for result in compared.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+        for result in into_inner(compared) {
             faults.append(result?);
         }
         Ok(faults)
@@ -316,5 +316,5 @@ fn digest_of_buckets(file: &PageFile, edits: &Edits) -> [u8; 32] {
             });
         let Ok(()) = outcome;
     }
-    hash.finalize().into()
+    hash.finalize()
 }

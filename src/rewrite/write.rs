@@ -22,6 +22,7 @@ use crate::etcd::schema;
 #[cfg(feature = "kine")]
 use crate::kine::KineError;
 use crate::kube::key::Roots;
+use crate::lock::{into_inner, lock};
 use crate::source::digest::{self, Digests, Trailer};
 use crate::source::ordered::{Groups, LeafReader};
 use crate::source::relay::Relay;
@@ -353,16 +354,12 @@ impl Common<'_> {
             }
         });
         let mut read = ReadAll::default();
-        let workers = workers.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let workers = into_inner(workers);
         for gathered in workers {
             read.absorb(gathered?);
         }
         Ok(read)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 impl ReadAll {

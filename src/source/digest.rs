@@ -7,8 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use sha2::{Digest, Sha256};
-
+use super::sha256::Sha256;
 use crate::bbolt::buffer::ReadBuffer;
 
 /// Bytes of the digest behind a snapshot's pages.
@@ -77,7 +76,7 @@ impl Digests {
     ///
     /// The appended digest cannot be read.
     pub fn of(file: &File, file_bytes: u64, mut hash: Sha256) -> io::Result<Self> {
-        let database: [u8; 32] = hash.clone().finalize().into();
+        let database: [u8; 32] = hash.clone().finalize();
         if !Trailer::expected(file_bytes) {
             return Ok(Self { file: database, database, trailer: Trailer::Missing });
         }
@@ -85,7 +84,7 @@ impl Digests {
         file.read_exact_at(&mut appended, database_bytes(file_bytes))?;
         hash.update(appended);
         let trailer = if appended == database { Trailer::Ok } else { Trailer::Mismatch };
-        Ok(Self { file: hash.finalize().into(), database, trailer })
+        Ok(Self { file: hash.finalize(), database, trailer })
     }
 }
 
@@ -111,6 +110,8 @@ pub fn hash(file: &File, bytes: u64, progress: &(dyn Fn(u64) + Sync)) -> io::Res
 mod tests {
     use std::io::Write;
 
+    use sha2::Digest;
+
     use super::*;
 
     fn of(bytes: &[u8]) -> Digests {
@@ -128,7 +129,7 @@ mod tests {
         snapshot.extend(plain.database);
         let sealed = of(&snapshot);
         assert_eq!((sealed.trailer, sealed.database), (Trailer::Ok, plain.database));
-        assert_eq!(sealed.file, <[u8; 32]>::from(Sha256::digest(&snapshot)));
+        assert_eq!(sealed.file, <[u8; 32]>::from(sha2::Sha256::digest(&snapshot)));
         snapshot[4711] ^= 1;
         assert_eq!(of(&snapshot).trailer, Trailer::Mismatch);
     }

@@ -5,11 +5,12 @@
 //! owns its bytes, and only a few are under way at a time, so memory is bounded whatever the store.
 
 use std::ops::Range;
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use crate::etcd::{KeyValue, Revision, RevisionKey};
+use crate::lock::{into_inner, lock};
 
 use super::residue::Stray;
 use super::scan::Visitor;
@@ -160,7 +161,7 @@ pub fn feed<V: Visitor, T>(
                     batch.visit(&mut own);
                 }
                 own.end();
-                done.lock().unwrap_or_else(PoisonError::into_inner).push(own);
+                lock(&done).push(own);
             });
         }
         let mut feeder = Feeder { batch: Batch::default(), batches };
@@ -168,11 +169,11 @@ pub fn feed<V: Visitor, T>(
         feeder.hand_over_if(!feeder.batch.is_empty());
         outcome
     });
-    (outcome, done.into_inner().unwrap_or_else(PoisonError::into_inner))
+    (outcome, into_inner(done))
 }
 
 fn next(waiting: &Mutex<Receiver<Batch>>) -> Option<Batch> {
-    waiting.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+    lock(waiting).recv().ok()
 }
 
 #[cfg(test)]

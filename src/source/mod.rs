@@ -22,6 +22,7 @@ pub mod residue;
 #[cfg(feature = "live")]
 pub mod save;
 pub mod scan;
+pub mod sha256;
 pub mod snapshot;
 pub mod store;
 pub mod trace;

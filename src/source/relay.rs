@@ -12,12 +12,12 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
-
-use sha2::{Digest, Sha256};
+use std::sync::{Mutex, MutexGuard, TryLockError};
 
 use super::digest::READ_BYTES;
+use super::sha256::Sha256;
 use crate::bbolt::buffer::ReadBuffer;
+use crate::lock::lock;
 
 /// So much may lie between what is hashed and a piece: pages that none of the workers wants. It is read at once.
 const SMALL_GAP_BYTES: u64 = 64 << 10;
@@ -226,10 +226,6 @@ impl<'r> Relay<'r> {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -277,7 +273,7 @@ mod tests {
                     }
                 }
             }
-            prop_assert_eq!(relay.finish().unwrap().finalize(), Sha256::digest(&content));
+            prop_assert_eq!(relay.finish().unwrap().finalize(), Sha256::of(&content));
             prop_assert_eq!(told.into_inner(), length as u64);
         }
     }
@@ -291,7 +287,7 @@ mod tests {
         for (number, piece) in content.chunks(100_000).enumerate() {
             assert!(relay.offer(number as u64 * 100_000, piece));
         }
-        assert_eq!(relay.finish().unwrap().finalize(), Sha256::digest(&content[..content.len() - 7]));
+        assert_eq!(relay.finish().unwrap().finalize(), Sha256::of(&content[..content.len() - 7]));
         // What stands behind the end is none of its business.
         let relay = Relay::new(&empty, 5, &|_| ());
         assert!(relay.offer(0, &content[..4]));
@@ -315,7 +311,7 @@ mod tests {
             relay.go_ahead(&AtomicBool::new(done));
             assert_eq!(told.load(Ordering::Relaxed), if done { 0 } else { content.len() as u64 });
             assert!(relay.offer(0, &content));
-            assert_eq!(relay.finish().unwrap().finalize(), Sha256::digest(&content));
+            assert_eq!(relay.finish().unwrap().finalize(), Sha256::of(&content));
         }
     }
 
@@ -340,6 +336,6 @@ mod tests {
                 });
             }
         });
-        assert_eq!(relay.finish().unwrap().finalize(), Sha256::digest(&content));
+        assert_eq!(relay.finish().unwrap().finalize(), Sha256::of(&content));
     }
 }

@@ -9,12 +9,11 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, Write};
 
-use sha2::{Digest, Sha256};
-
 use crate::live::{Live, LiveError, Member, Unanswered};
 
 use super::check::{CheckError, HashKvAt, Report, check};
 use super::digest::{TRAILER_BYTES, Trailer};
+use super::sha256::Sha256;
 use super::snapshot::{PassOptions, ReadError, Snapshot};
 
 /// Bytes that are written at once.
@@ -183,6 +182,8 @@ impl<'f> Writer<'f> {
 
 #[cfg(test)]
 mod tests {
+    use sha2::Digest;
+
     use super::*;
 
     fn written(pieces: &[&[u8]]) -> (u64, Trailer) {
@@ -195,7 +196,7 @@ mod tests {
     #[test]
     fn the_digest_is_told_however_the_stream_is_cut() {
         let pages = vec![7; 1024];
-        let digest = Sha256::digest(&pages);
+        let digest = sha2::Sha256::digest(&pages);
         let whole = [pages.as_slice(), &digest].concat();
         for cut in [0, 1, 31, 32, 33, 1000, 1024, 1030, 1055, 1056] {
             let (one, other) = whole.split_at(cut);

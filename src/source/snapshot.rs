@@ -19,6 +19,7 @@ use crate::etcd::meta::StoreMeta;
 use crate::etcd::schema;
 use crate::etcd::standing::Standing;
 use crate::etcd::{KeyValue, Revision, RevisionKey};
+use crate::lock::{into_inner, lock};
 
 use super::digest::{self, Digests, TRAILER_BYTES, Trailer};
 use super::ordered::{Groups, Pages};
@@ -236,7 +237,7 @@ impl Snapshot {
             }
             result = Some(self.read(options, depth, &pace, prepare, visitor));
         });
-        let digests = digests.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).transpose()?;
+        let digests = into_inner(digests).transpose()?;
         let pass = result.transpose()?.flatten();
         Ok(pass.map(|pass| Pass { digests, ..pass }))
     }
@@ -420,7 +421,7 @@ impl Outline {
 }
 
 fn store<T>(slot: &Mutex<Option<T>>, value: T) {
-    *slot.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(value);
+    *lock(slot) = Some(value);
 }
 
 /// Runs as many workers as the current pool has threads; those that find nothing left to do end at once.
@@ -436,13 +437,13 @@ fn work<V: Visitor>(
                 let mut own = visitor();
                 let faults = scan.work(&mut own, progress);
                 own.end();
-                let mut done = done.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                let mut done = lock(&done);
                 done.0.push(own);
                 done.1.append(faults);
             });
         }
     });
-    done.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())
+    into_inner(done)
 }
 
 /// Lets the workers' visitors look at the pages that no tree reaches.

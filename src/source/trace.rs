@@ -8,11 +8,13 @@
 
 use std::fmt;
 use std::hash::Hasher;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 use super::Place;
+
+use crate::lock::{into_inner, lock};
 
 /// Tags are smaller than this.
 pub const TAGS: u32 = 1 << 20;
@@ -185,11 +187,7 @@ pub fn settle<A: Send>(
             });
         }
     });
-    settled.into_inner().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    into_inner(settled)
 }
 
 /// Sorts by key, then by place. By a single number first, since few traces share one, and numbers sort fastest.

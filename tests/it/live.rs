@@ -2,6 +2,7 @@
 
 mod audit;
 mod connect;
+mod diff;
 mod faults;
 mod members;
 mod proxy;

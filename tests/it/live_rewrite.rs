@@ -88,6 +88,8 @@ fn everything_is_written_anew_proved_compacted_and_defragmented() {
         assert_eq!(report["live"]["outcome"]["written"].as_u64(), Some(1001));
         assert_eq!(report["live"]["outcome"]["proof"]["ours"].as_u64(), Some(1001));
         is_clean(&server, &keys);
+        let left = report["live"]["left"].to_string();
+        assert!(left.contains("still need the old key") && !left.contains("before hold plaintext"), "{left}");
         // The lease still holds the key, and only an encrypted value was touched.
         let all = server.all();
         let leased = all.iter().find(|entry| entry.lease != 0).expect("a leased entry");
@@ -109,6 +111,10 @@ fn everything_is_written_anew_proved_compacted_and_defragmented() {
         let run = atrest(&[&arguments[..], &["--rate", "0", "-q", "--report", "json"]].concat());
         assert_eq!(run.code, 0, "{}{}", run.err, run.text());
         store.holds(&keys.nothing, (0..1000).map(|number| (key(&format!("s{number}")), format!("s{number}"))));
+        // From plaintext there is no key to drop, but there are copies of before.
+        let left = &proved(&server.endpoint(), &keys, &[])["live"]["left"];
+        let says = |words| left.as_array().unwrap().iter().any(|line| line.as_str().unwrap().contains(words));
+        assert!(says("before hold plaintext") && !says("old key"), "{left}");
     }
 }
 

@@ -7,8 +7,6 @@ use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use sha2::{Digest, Sha256};
-
 use crate::bbolt::bucket::inline_elements;
 use crate::bbolt::check::Checker;
 use crate::bbolt::page::Elements;
@@ -16,8 +14,10 @@ use crate::bbolt::turns::Turns;
 use crate::bbolt::write::{Fill, PAGE_SIZES, WriteError, Writer};
 use crate::bbolt::{Fault, FaultKind, Faults};
 use crate::etcd::{KeyValue, schema};
+use crate::lock::{into_inner, lock};
 use crate::source::digest::TRAILER_BYTES;
 use crate::source::relay::Relay;
+use crate::source::sha256::Sha256;
 use crate::source::trace::TraceKey;
 use crate::source::{Depth, Snapshot};
 
@@ -94,12 +94,12 @@ impl Content<'_> {
                 scope.spawn(|_| {
                     if let Err(error) = self.work(turns, &next) {
                         turns.fail();
-                        failed.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(error);
+                        lock(&failed).get_or_insert(error);
                     }
                 });
             }
         });
-        failed.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).map_or(Ok(()), Err)
+        into_inner(failed).map_or(Ok(()), Err)
     }
 
     fn work(&self, turns: &Turns<'_, '_, '_>, next: &AtomicUsize) -> Result<(), SalvageError> {
@@ -151,14 +151,14 @@ impl Content<'_> {
                             }
                         }
                     }
-                    let mut read = read.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                    let mut read = lock(&read);
                     read.0.append(faults);
                     read.1 += records;
                     read.2 &= same;
                 });
             }
         });
-        let (faults, records, same) = read.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let (faults, records, same) = into_inner(read);
         if !same || records != self.taken.len() || groups.not_uniform() {
             return Err(unproved("its records are not those that were taken"));
         }
@@ -207,10 +207,10 @@ impl Content<'_> {
 /// Ends a file of whole pages as a server ends a snapshot: with their digest.
 pub fn seal(file: &File, mut hash: Sha256, records: u64) -> io::Result<Product> {
     let pages = file.metadata()?.len();
-    let digest: [u8; 32] = hash.clone().finalize().into();
+    let digest = hash.clone().finalize();
     file.write_all_at(&digest, pages)?;
     hash.update(digest);
-    Ok(Product { bytes: pages + TRAILER_BYTES, sha256: hash.finalize().into(), records })
+    Ok(Product { bytes: pages + TRAILER_BYTES, sha256: hash.finalize(), records })
 }
 
 /// Reads records again at their places.

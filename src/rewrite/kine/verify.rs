@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 
 use crate::kine::KineError;
 use crate::kine::check::check;
@@ -24,6 +23,7 @@ use crate::kine::row::{Row, RowKind};
 use crate::kine::write::{Cell, OwnedRow, difference};
 use crate::kube::key::Roots;
 use crate::source::kine::KineStore;
+use crate::source::sha256::Sha256;
 
 use super::super::prove::{Proving, Wrong};
 use super::super::run::Out;
@@ -237,7 +237,7 @@ fn search(mut file: File, job: &Job<'_>) -> Result<([u8; 32], u64, u64), io::Err
     let mut piece = vec![0; READ_BYTES];
     loop {
         let read = match file.read(&mut piece) {
-            Ok(0) => return Ok((hash.finalize().into(), bytes, found)),
+            Ok(0) => return Ok((hash.finalize(), bytes, found)),
             Ok(read) => read,
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),

@@ -5,9 +5,11 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use serde::Serialize;
+
+use crate::lock::lock;
 
 /// A journal that is written to.
 #[derive(Debug)]
@@ -59,7 +61,7 @@ impl Journal {
     ///
     /// Those of writing.
     pub fn write<'l>(&self, lines: impl Iterator<Item = Line<'l>>, name: impl Fn(&[u8]) -> String) -> io::Result<()> {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = lock(&self.file);
         for line in lines {
             let written = Written {
                 key: &name(line.key),
@@ -81,7 +83,7 @@ impl Journal {
     ///
     /// Those of writing.
     pub fn sync(&self) -> io::Result<()> {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = lock(&self.file);
         file.flush()?;
         file.get_ref().sync_all()
     }

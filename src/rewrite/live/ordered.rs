@@ -4,9 +4,11 @@
 //! a few are under way at a time, so memory is bounded whoever is slow.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Mutex, PoisonError};
 use std::thread;
+
+use crate::lock::lock;
 
 /// Items that are under way at a time.
 const WINDOW: usize = 4;
@@ -71,7 +73,7 @@ pub fn ordered<I: Send, O: Send, W>(
 }
 
 fn receive<T>(waiting: &Mutex<Receiver<T>>) -> Option<T> {
-    waiting.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+    lock(waiting).recv().ok()
 }
 
 #[cfg(test)]

@@ -3,12 +3,14 @@
 //! etcd logs every change that took it longer than 100 ms, and turns requests away when 5,000 are committed and not applied. A
 //! rewrite is never urgent: it slows down long before that, and finds its way back when the server has time again.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::keyspace::Fault;
+
+use crate::lock::lock;
 
 /// What a transaction may take, and what each of its changes may add, until it counts as slow.
 const SLOW: Duration = Duration::from_millis(100);
@@ -103,13 +105,13 @@ impl Pace {
 
     /// How many times slower it went at worst.
     pub fn slowest(&self) -> f64 {
-        *self.slowest.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.slowest)
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Speed) -> T) -> T {
-        let mut speed = self.speed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut speed = lock(&self.speed);
         let answer = change(&mut speed);
-        let mut slowest = self.slowest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slowest = lock(&self.slowest);
         *slowest = slowest.max(speed.factor());
         answer
     }

@@ -1,11 +1,12 @@
 //! What would become of how many entries, and what that takes of the server: one pass that writes nothing.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::etcd::span::{FIRST_KEY, NO_END, behind_parts, farther_ends};
 use crate::kube::key::Roots;
 use crate::kube::roots::RootFinder;
+use crate::lock::{into_inner, lock};
 use crate::source::trace::TraceKey;
 
 use super::super::judging::{Inside, Refused};
@@ -109,7 +110,7 @@ pub(super) fn sweep<K: Keyspace + ?Sized>(
                 return None;
             }
             next_page().unwrap_or_else(|fault| {
-                *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
+                *lock(&failed) = Some(fault);
                 None
             })
         };
@@ -133,7 +134,7 @@ pub(super) fn sweep<K: Keyspace + ?Sized>(
         );
     });
     outcome?;
-    if let Some(fault) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+    if let Some(fault) = into_inner(failed) {
         return Err(fault.into());
     }
     if patience.interrupted.load(Ordering::Relaxed) {

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
@@ -17,6 +17,8 @@ use super::outcome::{Before, Outcome, tell};
 use super::pace::{MAX_BACKLOG, Pace, Patience};
 use super::transform::{Fate, Judged, Worker};
 use super::witness::Written;
+
+use crate::lock::lock;
 
 /// A key that others write faster than we do is left for later after so many tries.
 const MAX_TRIES: u32 = 32;
@@ -179,7 +181,7 @@ impl<'c, K: Keyspace + ?Sized> Common<'c, K> {
     /// Ends the run; the first reason counts.
     pub fn stop(&self, why: impl Into<Stop>) {
         self.stopped.store(true, Ordering::Relaxed);
-        self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why.into());
+        lock(&self.first).get_or_insert(why.into());
     }
 
     /// Whether nothing is to be begun any more.
@@ -189,12 +191,12 @@ impl<'c, K: Keyspace + ?Sized> Common<'c, K> {
 
     /// Why the run ended before its end.
     pub fn why(&self) -> Option<Stop> {
-        self.first.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock(&self.first).take()
     }
 
     /// Keys that cannot be written, the first ones, and how many there are.
     pub fn named(&self) -> (Vec<Named>, u64) {
-        let named = std::mem::take(&mut *self.named.lock().unwrap_or_else(PoisonError::into_inner));
+        let named = std::mem::take(&mut *lock(&self.named));
         (named, self.named_count.load(Ordering::Relaxed))
     }
 
@@ -228,7 +230,7 @@ impl<'c, K: Keyspace + ?Sized> Common<'c, K> {
 
     fn name(&self, item: &Item, why: impl Into<String>) {
         self.named_count.fetch_add(1, Ordering::Relaxed);
-        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut named = lock(&self.named);
         if named.len() < MAX_NAMED {
             named.push(Named { key: item.change.key.clone(), revision: item.change.expected, why: why.into() });
         }

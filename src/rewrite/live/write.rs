@@ -1,8 +1,8 @@
 //! All entries, read in the order of keys, made anew and put in their places by several writers.
 
+use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ use super::plan::{Asked, sweep, threads};
 use super::settle::{Common, Counts, Item, Named, Stop, settle};
 use super::transform::{Transform, Worker};
 use super::witness::Witness;
+
+use crate::lock::{into_inner, lock};
 
 /// Transactions under way at a time.
 const WRITERS: usize = 4;
@@ -102,7 +104,7 @@ pub fn write<K: Keyspace + ?Sized>(
         for _ in 0..WRITERS {
             scope.spawn(|| {
                 let mut worker = Worker::new(transform);
-                let receive = || waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                let receive = || lock(&waiting).recv();
                 while let Ok(batch) = receive() {
                     settle(&common, &mut worker, batch);
                     *lock(&under_way) -= 1;
@@ -175,7 +177,7 @@ fn from_kept<K: Keyspace + ?Sized>(
         let ends = writing.patience.interrupted.load(Ordering::Relaxed);
         let block = if ends { Ok(None) } else { entries.next_block() };
         block.unwrap_or_else(|error| {
-            *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            *lock(&failed) = Some(error);
             None
         })
     };
@@ -214,7 +216,7 @@ fn from_kept<K: Keyspace + ?Sized>(
     // Where it ends early, these were not begun.
     sender.common.leave(usize::try_from(entries.count().saturating_sub(told)).unwrap_or(usize::MAX));
     outcome?;
-    if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+    if let Some(error) = into_inner(failed) {
         return Err(error.into());
     }
     if writing.patience.interrupted.load(Ordering::Relaxed) {
@@ -270,8 +272,4 @@ impl<K: Keyspace + ?Sized> Sender<'_, '_, K> {
         self.changes = 0;
         Ok(())
     }
-}
-
-fn lock(count: &Mutex<usize>) -> MutexGuard<'_, usize> {
-    count.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -10,9 +10,8 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
-use sha2::{Digest, Sha256};
-
 use super::{ContainerError, Place};
+use crate::source::sha256::Sha256;
 
 const BUFFER_BYTES: usize = 128 * 1024;
 
@@ -92,7 +91,7 @@ impl<'a, R: Read> Given<'a, R> {
     }
 
     pub(super) fn digest(self) -> Option<[u8; 32]> {
-        self.hash.map(|hash| hash.finalize().into())
+        self.hash.map(|hash| hash.finalize())
     }
 }
 

@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::etcd::raft::EntryKind;
 use crate::etcd::request::Request;
 use crate::etcd::wal::Window;
+use crate::lock::{into_inner, lock};
 
 use super::scan::Visitor;
 use super::snapshot::{Outline, Pass, PassOptions, ReadError, Snapshot};
@@ -161,12 +162,12 @@ impl DataDir {
         };
         let latest = std::sync::Mutex::new(Plan::default());
         let noting = |prepared: &Prepared<P>| {
-            let mut latest = latest.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let mut latest = lock(&latest);
             *latest = prepared.plan.clone();
             Noting::new(visitor(&prepared.own), prepared.interest.clone())
         };
         let pass = self.snapshot.pass(options, prepare, noting)?;
-        let plan = latest.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let plan = into_inner(latest);
         self.go_on(options, pass, plan)
     }
 

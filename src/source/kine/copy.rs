@@ -14,10 +14,10 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Flock, FlockOffsetType, FlockType, fcntl_getlk};
-use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::KineReadError;
+use crate::source::sha256::Sha256;
 
 /// How often a copy is made anew.
 const TRIES: usize = 3;
@@ -156,7 +156,7 @@ fn copy(from: &File, mut to: File) -> io::Result<(u64, [u8; 32])> {
     let mut at = 0;
     loop {
         let read = match from.read_at(&mut buffer, at) {
-            Ok(0) => return Ok((at, hash.finalize().into())),
+            Ok(0) => return Ok((at, hash.finalize())),
             Ok(read) => read,
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),

@@ -16,13 +16,14 @@ use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use crate::etcd::{Revision, RevisionKey};
 use crate::kine::check::Counts;
 use crate::kine::database::{Copies, Database, Facts, Lost};
 use crate::kine::row::{Row, RowKind};
 use crate::kine::{KineError, RowFault, log};
+use crate::lock::lock;
 
 use super::digest::{Digests, Trailer};
 use super::feed::{Feeder, feed};
@@ -160,7 +161,7 @@ impl KineStore {
 
     /// The database, for whoever writes it anew or checks it.
     pub fn database(&self) -> MutexGuard<'_, Database> {
-        self.database.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.database)
     }
 
     /// Reads all rows once; see [`Store::pass`](super::Store::pass).
