@@ -9,17 +9,17 @@ use std::fs::File;
 use std::sync::{Condvar, Mutex, TryLockError};
 
 use super::write::{BucketWriter, Leaves, Packer, Placed, WriteError};
-
 use crate::lock::{into_inner, lock};
 
 /// Larger buffers are given back: few groups have such large values.
 const KEPT_BYTES: usize = 2 << 20;
 
-/// Leaves that may wait for each worker.
-const WAITING_GROUPS: usize = 2;
-
-/// Bytes that may wait for the one who writes: now and then the file system has it wait for the disk for some milliseconds.
+/// Bytes that may wait for the one who writes: now and then the file system has it wait for the disk for some milliseconds. And
+/// bytes that may wait for their turn, which a worker that does something else meanwhile, such as hashing, holds up as long.
 const WAITING_BYTES: usize = 4 << 20;
+
+/// Bytes that may wait for their turn for each worker, where there are many.
+const WAITING_BYTES_EACH: usize = 512 << 10;
 
 /// The bucket that all workers write, and whose turn it is.
 pub struct Turns<'t, 'w, 'f> {
@@ -41,6 +41,7 @@ struct State<'w, 'f> {
     /// The group that comes next.
     turn: usize,
     waiting: BTreeMap<usize, Leaves>,
+    waiting_bytes: usize,
     /// Somebody failed; nobody waits any more.
     failed: bool,
 }
@@ -53,12 +54,12 @@ impl<'t, 'w, 'f> Turns<'t, 'w, 'f> {
         workers: usize,
         written: &'t (dyn Fn(u64) + Sync),
     ) -> Self {
-        let state = State { bucket, turn: 0, waiting: BTreeMap::new(), failed: false };
+        let state = State { bucket, turn: 0, waiting: BTreeMap::new(), waiting_bytes: 0, failed: false };
         Self {
             state: Mutex::new(state),
             changed: Condvar::new(),
             file,
-            most_waiting: workers.max(1) * WAITING_GROUPS,
+            most_waiting: WAITING_BYTES.max(workers.saturating_mul(WAITING_BYTES_EACH)),
             written,
             placed: Mutex::default(),
             writing: Mutex::new(()),
@@ -75,18 +76,20 @@ impl<'t, 'w, 'f> Turns<'t, 'w, 'f> {
     /// Hands over the last leaves of a group, and writes all whose turn has come.
     pub fn hand_over(&self, group: usize, leaves: Leaves) -> Result<(), WriteError> {
         let mut state = lock(&self.state);
-        while state.turn != group && state.waiting.len() >= self.most_waiting && !state.failed {
+        while state.turn != group && state.waiting_bytes >= self.most_waiting && !state.failed {
             state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
         if state.failed {
             // What somebody failed at is the answer, not that leaves without their predecessors are out of order.
             return Ok(());
         }
+        state.waiting_bytes += leaves.page_bytes();
         state.waiting.insert(group, leaves);
         let mut placed = Vec::new();
         loop {
             let turn = state.turn;
             let Some(leaves) = state.waiting.remove(&turn) else { break };
+            state.waiting_bytes -= leaves.page_bytes();
             placed.push(state.bucket.place(leaves)?);
             state.turn += 1;
         }

@@ -322,6 +322,13 @@ pub struct Leaves {
     last: Last,
 }
 
+impl Leaves {
+    /// Bytes of the pages.
+    pub fn page_bytes(&self) -> usize {
+        self.bytes.len().saturating_sub(self.lead)
+    }
+}
+
 /// The greatest key so far, and how many there were.
 #[derive(Clone, Debug, Default)]
 struct Last {
