@@ -1,7 +1,7 @@
-//! Mutexes whose content holds whatever became of another thread that had it.
+//! Mutexes that are taken as they are, whatever became of another thread that held them.
 //!
-//! A thread that panics poisons the mutexes that it holds. Here nobody leaves anything half changed behind a lock, and the panic itself
-//! reaches the caller where threads are joined, so the content is taken as it is.
+//! A thread that panics poisons the mutexes that it holds, so that others panic, too. That helps nobody here: the panic reaches the
+//! caller where threads are joined, and ends the run, so nothing that stood behind such a mutex is ever told as an answer.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -295,7 +295,7 @@ impl Common<'_> {
                 written.fetch_add(bytes, Ordering::Relaxed);
             });
             done.store(true, Ordering::Relaxed);
-            let synced = syncing.join().unwrap_or(Ok(()));
+            let synced = syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             let outcome = outcome?;
             synced?;
             Ok(outcome)

@@ -12,9 +12,9 @@ use std::sync::Mutex;
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-use super::Place;
-
 use crate::lock::{into_inner, lock};
+
+use super::Place;
 
 /// Tags are smaller than this.
 pub const TAGS: u32 = 1 << 20;

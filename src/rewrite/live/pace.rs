@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::keyspace::Fault;
-
 use crate::lock::lock;
+
+use super::keyspace::Fault;
 
 /// What a transaction may take, and what each of its changes may add, until it counts as slow.
 const SLOW: Duration = Duration::from_millis(100);

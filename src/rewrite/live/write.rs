@@ -6,6 +6,8 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use crate::lock::{into_inner, lock};
+
 use super::super::seal::MakeError;
 
 use super::journal::Journal;
@@ -19,8 +21,6 @@ use super::plan::{Asked, sweep, threads};
 use super::settle::{Common, Counts, Item, Named, Stop, settle};
 use super::transform::{Transform, Worker};
 use super::witness::Witness;
-
-use crate::lock::{into_inner, lock};
 
 /// Transactions under way at a time.
 const WRITERS: usize = 4;

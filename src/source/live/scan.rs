@@ -168,8 +168,9 @@ impl<'s> Scan<'s> {
     }
 
     async fn landed(&mut self, landed: Result<Landed, JoinError>) -> Result<(), Unanswered> {
-        // Nobody aborts a page, and asking does not panic.
-        let Ok(Landed { number, member, interruptions, pin, end, limit, result }) = landed else { return Ok(()) };
+        // Nobody aborts a page. One whose asking panicked takes everything with it, since what it had is missing.
+        let landed = landed.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        let Landed { number, member, interruptions, pin, end, limit, result } = landed;
         match result {
             Ok(answer) => {
                 self.failures.clear();
