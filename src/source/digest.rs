@@ -76,7 +76,7 @@ impl Digests {
     ///
     /// The appended digest cannot be read.
     pub fn of(file: &File, file_bytes: u64, mut hash: Sha256) -> io::Result<Self> {
-        let database: [u8; 32] = hash.clone().finalize();
+        let database = hash.clone().finalize();
         if !Trailer::expected(file_bytes) {
             return Ok(Self { file: database, database, trailer: Trailer::Missing });
         }

@@ -6,7 +6,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
+use crate::lock::lock;
+use crate::source::sha256::Sha256;
 
 use super::super::decide::Stays;
 use super::super::seal::MakeError;
@@ -17,8 +18,6 @@ use super::outcome::{Before, Outcome, tell};
 use super::pace::{MAX_BACKLOG, Pace, Patience};
 use super::transform::{Fate, Judged, Worker};
 use super::witness::Written;
-
-use crate::lock::lock;
 
 /// A key that others write faster than we do is left for later after so many tries.
 const MAX_TRIES: u32 = 32;
@@ -50,7 +49,7 @@ impl Item {
     /// The change that puts a judged entry's new value in its place; none where it stays.
     pub fn new(entry: Entry, judged: Judged, record: u64, journaled: bool) -> Option<Self> {
         let Fate::Rewritten(value, _) = judged.fate else { return None };
-        let old_sha256 = journaled.then(|| Sha256::digest(entry.value.as_slice()).into());
+        let old_sha256 = journaled.then(|| Sha256::of(entry.value.as_slice()));
         let before = Before { create_revision: entry.create_revision, version: entry.version };
         let change = Change { key: entry.key, expected: entry.mod_revision, lease: entry.lease, value };
         Some(Self { change, before, digest: judged.digest, old_sha256, record, tries: 0 })
@@ -290,7 +289,7 @@ impl<K: Keyspace + ?Sized> Settling<'_, '_, K> {
         let noted = common.written.note(group.iter().map(|item| (item.record, item.digest)), revision);
         let journaled = common.journal.map_or(Ok(()), |journal| {
             let line = |item: &'_ Item| -> Option<([u8; 32], [u8; 32])> {
-                Some((item.old_sha256?, Sha256::digest(item.change.value.as_slice()).into()))
+                Some((item.old_sha256?, Sha256::of(item.change.value.as_slice())))
             };
             let lines = group.iter().filter_map(|item| {
                 let (old_sha256, new_sha256) = line(item)?;
