@@ -9,6 +9,7 @@ use crate::audit::finding::Severity;
 use crate::report::paint::Paint;
 
 use crate::kube::labels::{Fields, Labels};
+use crate::kube::select::Selection;
 
 use super::Failure;
 
@@ -145,6 +146,20 @@ impl SourceArgs {
     fn environment(&self) -> Vec<String> {
         Vec::new()
     }
+}
+
+/// What the words behind the source select. A file among them was meant to be a source.
+pub fn selection(words: &[String]) -> Result<Selection, Failure> {
+    Selection::parse(words).map_err(|error| {
+        let failure = Failure::usage(error.to_string());
+        match words.iter().find(|word| Path::new(word).is_file()) {
+            Some(file) => failure.hint(format!(
+                "{} is a file, and stands where resources are named: --endpoints takes the place of a file",
+                crate::report::text::harmless(file)
+            )),
+            None => failure,
+        }
+    })
 }
 
 /// What all of `--selector`'s arguments demand together.

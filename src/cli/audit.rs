@@ -9,13 +9,12 @@ use crate::audit::classify::{State, Told};
 use crate::audit::row::{RecordKind, Row};
 use crate::audit::run::{Audit, RowsWanted};
 use crate::audit::summary::Answer;
-use crate::kube::select::Selection;
 use crate::output::{Output, OutputError};
 use crate::report;
 use crate::report::table::Width;
 
 use super::Failure;
-use super::args::{FailOn, GlobalArgs, paint};
+use super::args::{FailOn, GlobalArgs, paint, selection};
 use super::exit::Exit;
 use super::judge::{JudgeArgs, Judged, judge};
 use super::output::{print, tell};
@@ -135,7 +134,7 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
         args.judge.source.refuse_live("older revisions and nothing of what is left of them")?;
     }
     let script = args.remedy.as_deref().map(|path| begin(args, path)).transpose()?;
-    let selection = Selection::parse(&args.selection).map_err(|error| Failure::usage(error.to_string()))?;
+    let selection = selection(&args.selection)?;
     let judged = judge(&args.judge, global, "auditing", |options| {
         options.revision = args.revision;
         options.namespaces = args.namespace.clone();

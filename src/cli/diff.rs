@@ -18,7 +18,7 @@ use crate::source::snapshot::PassOptions;
 use crate::source::trace::TraceKey;
 
 use super::Failure;
-use super::args::{ConfigArgs, GlobalArgs, SourceArgs};
+use super::args::{ConfigArgs, GlobalArgs, SourceArgs, selection};
 use super::configs;
 use super::exit::Exit;
 use super::output::print;
@@ -120,7 +120,7 @@ struct Opened {
 
 /// Runs the command.
 pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
-    let selection = Selection::parse(&args.selection).map_err(|error| Failure::usage(error.to_string()))?;
+    let selection = selection(&args.selection)?;
     if args.before.as_os_str() == "-" && args.after.as_deref().is_some_and(|after| after.as_os_str() == "-") {
         return Err(Failure::usage("only one of the two can come from standard input"));
     }

@@ -8,7 +8,6 @@ use clap::{ValueEnum, value_parser};
 use rayon::prelude::*;
 
 use crate::kube::key::Roots;
-use crate::kube::select::Selection;
 use crate::output::tree::{Folder, Tree};
 use crate::recover::extract::{ExtractError, Extracted, Extraction, Outcome, Piece, Treatment};
 use crate::recover::get::{Missing, Order, Wanted, Which, find};
@@ -18,7 +17,7 @@ use crate::report::{self};
 use crate::source::snapshot::PassOptions;
 
 use super::Failure;
-use super::args::{GlobalArgs, fields, labels};
+use super::args::{GlobalArgs, fields, labels, selection};
 use super::exit::Exit;
 use super::judge::{JudgeArgs, Prepared};
 use super::output::{NAMED_FAILURES, print};
@@ -102,7 +101,7 @@ enum Report {
 
 /// Runs the command.
 pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
-    let selection = Selection::parse(&args.selection).map_err(|error| Failure::usage(error.to_string()))?;
+    let selection = selection(&args.selection)?;
     let (labels, fields) = (labels(&args.selector)?, fields(args.field_selector.as_deref())?);
     let given = super::configs::given(&args.judge.config.config, &args.judge.token)?;
     let OpenSource { mut store, facts, log_beside } = open(&args.judge.source, global)?;

@@ -6,7 +6,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::{ValueEnum, value_parser};
 
 use crate::kube::key::Roots;
-use crate::kube::select::Selection;
 use crate::recover::GroupResource;
 use crate::recover::flow::FlowError;
 use crate::recover::get::{Content, Found, Item, Missing, Order, Wanted, Which, find};
@@ -17,7 +16,7 @@ use crate::report::text::harmless;
 use crate::source::snapshot::PassOptions;
 
 use super::Failure;
-use super::args::{GlobalArgs, fields, labels};
+use super::args::{GlobalArgs, fields, labels, selection};
 use super::exit::Exit;
 use super::judge::{JudgeArgs, Prepared};
 use super::output::{NAMED_FAILURES, print};
@@ -110,7 +109,7 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     if args.selection.is_empty() {
         return Err(Failure::usage("no RESOURCE is named").hint("name one, as in `atrest get snapshot.db secrets -A`"));
     }
-    let selection = Selection::parse(&args.selection).map_err(|error| Failure::usage(error.to_string()))?;
+    let selection = selection(&args.selection)?;
     let (labels, fields) = (labels(&args.selector)?, fields(args.field_selector.as_deref())?);
     if args.all_revisions || args.deleted {
         args.judge.source.refuse_live("older revisions and nothing that was deleted")?;

@@ -22,7 +22,7 @@ use crate::source::Store;
 use crate::source::snapshot::PassOptions;
 
 use super::Failure;
-use super::args::{ConfigArgs, GlobalArgs, SourceArgs, paint};
+use super::args::{ConfigArgs, GlobalArgs, SourceArgs, paint, selection};
 use super::exit::Exit;
 use super::judge::rules;
 use super::output::print;
@@ -208,7 +208,7 @@ pub fn run(args: &Args, global: &GlobalArgs) -> Result<Exit, Failure> {
     if args.output.is_none() && !args.dry_run {
         return Err(Failure::usage("there is no new file").hint("name it with -o FILE, or only plan with --dry-run"));
     }
-    let selection = Selection::parse(&args.selection).map_err(|error| Failure::usage(error.to_string()))?;
+    let selection = selection(&args.selection)?;
     let given = given(args)?;
     let mut target = target(args)?;
     let mut opened = open(&SourceArgs::file(source.clone()), global)?;

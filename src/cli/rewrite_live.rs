@@ -12,7 +12,7 @@ use crate::audit::rules::Rules;
 use crate::audit::run::Options;
 use crate::audit::survey;
 use crate::kube::key::Roots;
-use crate::kube::select::{Selected, Selection};
+use crate::kube::select::Selected;
 use crate::live::Live;
 use crate::output::Output;
 use crate::report::live_rewrite::{Facts, json, text};
@@ -36,7 +36,7 @@ use crate::source::live::LiveStore;
 use crate::source::trace::TraceKey;
 
 use super::Failure;
-use super::args::{GlobalArgs, paint};
+use super::args::{self, GlobalArgs, paint};
 use super::exit::Exit;
 use super::live::LiveArgs;
 use super::output::print;
@@ -126,7 +126,7 @@ impl LiveRewriteArgs {
 /// Runs the command.
 pub fn run(args: &command::Args, selection: &[String], global: &GlobalArgs) -> Result<Exit, Failure> {
     let live = &args.live;
-    let selection = Selection::parse(selection).map_err(|error| Failure::usage(error.to_string()))?;
+    let selection = args::selection(selection)?;
     let given = super::configs::given(&args.config.config, &args.token)?;
     let mut target = command::target(args)?;
     let interrupted = command::catch_signals()?;
@@ -395,7 +395,7 @@ fn afterwards(
     if !server.is_kine() {
         defragment(telling, server, compacted && live.defrag, global);
     }
-    telling.left.extend(farewells(before, target).map(str::to_owned));
+    telling.left.extend(left_of_before(before, target).map(str::to_owned));
 }
 
 /// What the values of a store were on before they were written anew.
@@ -416,7 +416,7 @@ impl Before {
 }
 
 /// What is left to do about what was before.
-fn farewells(before: Before, target: &Target) -> impl Iterator<Item = &'static str> {
+fn left_of_before(before: Before, target: &Target) -> impl Iterator<Item = &'static str> {
     let drop = match target {
         Target::Configured { .. } => {
             "Drop the old key from every API server's configuration; `atrest keys --endpoints ... --require-unused KEY` says \
@@ -425,8 +425,8 @@ fn farewells(before: Before, target: &Target) -> impl Iterator<Item = &'static s
         Target::Plaintext => "Drop the old keys from every API server's configuration.",
     };
     let keep = "Snapshots and logs of before still need the old key: keep it as long as they are kept.";
-    let bare = "Snapshots and logs of before hold plaintext: guard them like the Secrets themselves, or take new ones and \
-                destroy those.";
+    let bare = "Snapshots and logs of before hold plaintext: guard them like the Secrets themselves, and let newer ones \
+                take their place.";
     [(before.other_keys, drop), (before.other_keys, keep), (before.plaintext, bare)]
         .into_iter()
         .filter(|(said, _)| *said)

@@ -57,6 +57,7 @@ fn a_backup_is_compared_with_what_runs_now() {
     assert_eq!(command.output().unwrap().status.code(), Some(1));
     fs::remove_file(saved).unwrap();
     assert!(diff(&store, &[]).failed(2).contains("there is no AFTER"));
+    assert!(diff(&store, &[&store, "--endpoints", &endpoint]).failed(2).contains("takes the place of a file"));
     server.members[0].kill();
     let run = diff(&store, &["--endpoints", &endpoint]);
     assert!(run.failed(3).contains(&endpoint), "{}", run.err);
