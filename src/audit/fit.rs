@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::kube::key::{Address, Roots};
 use crate::provider::plaintext::Plaintext;
 use crate::source::scan::Visitor;
+use crate::source::shelf::{Shelf, ShelfError};
 use crate::source::snapshot::PassOptions;
 use crate::source::trace::{Trace, TraceKey, Traces, settle};
 use crate::source::{Record, Store};
@@ -108,7 +109,8 @@ pub fn fit(store: &mut Store, rules: &[Rules], pass: PassOptions<'_>, roots: Opt
         None => survey::roots(store, pass)?,
     });
     let key = TraceKey::random()?;
-    let tries = |_: &()| Tries::new(rules, &known, roots.clone(), key);
+    let shelf = Arc::<Shelf>::default();
+    let tries = |_: &()| Tries::new(rules, &known, roots.clone(), Traces::new(key, &shelf));
     let pass = store.pass(pass, |_| (), tries)?;
     let whole = pass.faults.is_empty() && !pass.unsteady;
     let (mut traces, mut used, mut missing) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
@@ -119,7 +121,7 @@ pub fn fit(store: &mut Store, rules: &[Rules], pass: PassOptions<'_>, roots: Opt
             *missing.entry(name).or_default() += records;
         }
     }
-    let counts = counts(traces);
+    let counts = counts(traces)?;
     let sum = |of: fn(&(u64, u64)) -> u64, wanted: &dyn Fn(u32) -> bool| -> u64 {
         counts.iter().filter(|(mask, _)| wanted(**mask)).map(|(_, count)| of(count)).sum()
     };
@@ -151,7 +153,7 @@ pub fn fit(store: &mut Store, rules: &[Rules], pass: PassOptions<'_>, roots: Opt
 }
 
 /// Entries and older revisions by the configurations that read them.
-fn counts(traces: Vec<Traces>) -> HashMap<u32, (u64, u64)> {
+fn counts(traces: Vec<Traces>) -> Result<HashMap<u32, (u64, u64)>, ShelfError> {
     let parts = settle(traces, HashMap::new, |counts: &mut HashMap<u32, (u64, u64)>, records: &[Trace]| {
         let Some((newest, older)) = records.split_last() else { return };
         if newest.tag() & JUDGED != 0 {
@@ -160,14 +162,14 @@ fn counts(traces: Vec<Traces>) -> HashMap<u32, (u64, u64)> {
         for record in older.iter().filter(|record| record.tag() & JUDGED != 0) {
             counts.entry(record.tag()).or_default().1 += 1;
         }
-    });
+    })?;
     let mut all: HashMap<u32, (u64, u64)> = HashMap::new();
     for (mask, (entries, history)) in parts.into_iter().flatten() {
         let count = all.entry(mask).or_default();
         count.0 += entries;
         count.1 += history;
     }
-    all
+    Ok(all)
 }
 
 /// The smallest set that reads as much as all together, as a bit mask; among sets of one size the earliest.
@@ -212,13 +214,13 @@ struct Tries<'t> {
 }
 
 impl<'t> Tries<'t> {
-    fn new(rules: &'t [Rules], known: &'t BTreeSet<(&'static str, String)>, roots: Arc<Roots>, key: TraceKey) -> Self {
+    fn new(rules: &'t [Rules], known: &'t BTreeSet<(&'static str, String)>, roots: Arc<Roots>, traces: Traces) -> Self {
         Self {
             rules,
             known,
             roots,
             deks: Deks::default(),
-            traces: Traces::new(key),
+            traces,
             scratch: Plaintext::new(),
             used: BTreeSet::new(),
             missing: BTreeMap::new(),

@@ -14,6 +14,7 @@ use crate::source::digest::{Digests, Trailer};
 use crate::source::residue::Stray;
 use crate::source::scan::Visitor;
 use crate::source::sha256::Sha256;
+use crate::source::shelf::{Shelf, ShelfError};
 use crate::source::snapshot::{PassOptions, ReadError};
 use crate::source::store::{Index, Reader, StorePass};
 use crate::source::trace::{TAGS, TraceKey, Traces, settle};
@@ -130,6 +131,9 @@ pub enum AuditError {
     /// Rows are sorted in a temporary file, and that failed.
     #[error("the rows cannot be sorted in a temporary file: {0}; TMPDIR can name another folder")]
     Spill(#[source] io::Error),
+    /// What each record left cannot be read back.
+    #[error(transparent)]
+    Shelf(#[from] ShelfError),
     /// The selection names what nothing is called.
     #[error(transparent)]
     Select(#[from] SelectError),
@@ -161,8 +165,16 @@ pub fn audit(store: &mut Store, rules: Rules, options: &Options<'_>) -> Result<A
     let classes = Classes::default();
     let key = TraceKey::random()?;
     let only_entries = store.gives_only_entries();
-    let common =
-        Common { rules: &rules, options, selected, spill: spill.as_ref(), classes: &classes, key, only_entries };
+    let common = Common {
+        rules: &rules,
+        options,
+        selected,
+        spill: spill.as_ref(),
+        classes: &classes,
+        key,
+        shelf: Arc::default(),
+        only_entries,
+    };
     let mut reading = read(store, &common, roots)?;
     let mut nonces = MetNonces::new(std::mem::take(&mut reading.nonces));
     nonces.look_for_originals(store, key, options.pass)?;
@@ -170,7 +182,7 @@ pub fn audit(store: &mut Store, rules: Rules, options: &Options<'_>) -> Result<A
     let revision = revision(&reading, options)?;
     let mut tally = Tally::default();
     let traces = std::mem::take(&mut reading.traces);
-    for part in settle(traces, Tally::default, |tally, records| tally.add(&table, records)) {
+    for part in settle(traces, Tally::default, |tally, records| tally.add(&table, records))? {
         tally += part;
     }
     let reader = store.reader(&reading.index);
@@ -225,6 +237,7 @@ struct Common<'c> {
     spill: Option<&'c Spill>,
     classes: &'c Classes,
     key: TraceKey,
+    shelf: Arc<Shelf>,
     /// The store gives nothing but entries.
     only_entries: bool,
 }
@@ -311,7 +324,7 @@ impl<'w> Worker<'w> {
             common,
             locator: Locator::new(roots),
             memory: Memory::new(common.classes),
-            traces: Traces::new(common.key),
+            traces: Traces::new(common.key, &common.shelf),
             scratch: Plaintext::new(),
             rows: common.spill.map(RowSink::new),
             strays: Vec::new(),

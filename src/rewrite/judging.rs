@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::kube::key::{Address, Reserved, Roots};
 use crate::kube::locator::Locator;
-use crate::source::trace::{TraceKey, Traces};
+use crate::source::trace::Traces;
 use crate::source::{KeyValue, Place};
 
 use super::decide::{Decision, Guards, Policy, Scratch, Subject};
@@ -84,15 +84,15 @@ pub struct Judging<'j> {
 }
 
 impl<'j> Judging<'j> {
-    /// Of nothing yet.
-    pub fn new(policy: &'j Policy<'j>, kinds: &'j Kinds, roots: Arc<Roots>, key: TraceKey) -> Self {
+    /// Of nothing yet; what records leave goes into `traces`.
+    pub fn new(policy: &'j Policy<'j>, kinds: &'j Kinds, roots: Arc<Roots>, traces: Traces) -> Self {
         Self {
             policy,
             memory: Memory::new(kinds),
             locator: Locator::new(roots),
             guards: Folders::default(),
             scratch: Scratch::default(),
-            traces: Traces::new(key),
+            traces,
             noted: Noted::default(),
         }
     }

@@ -3,8 +3,11 @@
 //!
 //! Upstream: `etcd-io/etcd` `server/storage/mvcc/{index,kvstore_compaction}.go`.
 
+use std::sync::Arc;
+
 use crate::etcd::meta::StoreMeta;
 use crate::source::scan::Visitor;
+use crate::source::shelf::{Shelf, ShelfError};
 use crate::source::snapshot::{PassOptions, ReadError};
 use crate::source::trace::{Trace, TraceKey, Traces, settle};
 use crate::source::{Place, Record, Store};
@@ -36,10 +39,11 @@ impl Kept {
         let revision = meta.current_revision(highest);
         let key = TraceKey::random()?;
         let pass = PassOptions { digest: false, ..pass };
-        let worker = |_: &()| Worker { traces: Traces::new(key), revision };
+        let shelf = Arc::<Shelf>::default();
+        let worker = |_: &()| Worker { traces: Traces::new(key, &shelf), revision };
         let workers = store.pass(pass, |_| (), worker)?.visitors;
         let traces = workers.into_iter().map(|worker| worker.traces).collect();
-        let mut places: Vec<_> = settle(traces, Vec::new, keep).into_iter().flatten().collect();
+        let mut places: Vec<_> = settle(traces, Vec::new, keep)?.into_iter().flatten().collect();
         places.sort_unstable();
         Ok(Self { places, revision })
     }
@@ -67,6 +71,9 @@ pub enum KeepError {
     /// There is no randomness to be had.
     #[error("the system gives no randomness: {0}")]
     Randomness(#[from] getrandom::Error),
+    /// What each record left cannot be read back.
+    #[error(transparent)]
+    Shelf(#[from] ShelfError),
 }
 
 fn keep(places: &mut Vec<Place>, records: &[Trace]) {

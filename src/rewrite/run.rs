@@ -223,7 +223,7 @@ pub fn rewrite(store: &mut Store, request: &Request<'_>, out: Option<&Out<'_>>) 
     };
     // While one waits for the disk, another one counts.
     let (end, rows) = pool.install(|| rayon::join(end, || unsettled.rows()));
-    Ok(Outcome { rows, end: end?, written })
+    Ok(Outcome { rows: rows.map_err(RewriteError::from)?, end: end?, written })
 }
 
 /// Why there is no result.
@@ -253,6 +253,7 @@ impl From<KeepError> for RunError {
         match error {
             KeepError::Read(error) => Self::Rewrite(error.into()),
             KeepError::Randomness(error) => Self::Rewrite(error.into()),
+            KeepError::Shelf(error) => Self::Rewrite(error.into()),
         }
     }
 }
@@ -309,7 +310,7 @@ fn rewrite_kine(
             End::Proved(Product { form: Form::Kine, bytes, sha256: hash, records })
         }
     };
-    Ok(Outcome { rows: unsettled.rows(), written, end })
+    Ok(Outcome { rows: unsettled.rows().map_err(RewriteError::from)?, written, end })
 }
 
 fn obstacle(written: &Written, request: &Request<'_>) -> Option<Obstacle> {

@@ -12,6 +12,7 @@ use crate::kube::key::Address;
 use crate::kube::resource::GroupResource;
 use crate::lock::lock;
 use crate::provider::prefix::SealedKind;
+use crate::source::shelf::ShelfError;
 use crate::source::trace::{TAGS, Trace, Traces, settle};
 
 use super::decide::{Decided, Decision, Stays};
@@ -206,16 +207,20 @@ pub struct Unsettled {
 
 impl Unsettled {
     /// Each kind with its count, in order.
-    pub fn rows(self) -> Vec<(Kind, Count)> {
+    ///
+    /// # Errors
+    ///
+    /// Traces that were put away cannot be read back.
+    pub fn rows(self) -> Result<Vec<(Kind, Count)>, ShelfError> {
         let table = self.kinds.into_table();
         let mut tally = Tally::default();
-        settle(self.traces, Tally::default, |tally, records| tally.add(&table, records))
+        settle(self.traces, Tally::default, |tally, records| tally.add(&table, records))?
             .into_iter()
             .for_each(|part| tally += part);
         for (kind, old_values) in self.old_values {
             tally.count(kind, Count { old_values, ..Count::default() });
         }
-        tally.rows(table)
+        Ok(tally.rows(table))
     }
 }
 

@@ -26,6 +26,7 @@ use crate::lock::{into_inner, lock};
 use crate::source::digest::{self, Digests, Trailer};
 use crate::source::ordered::{Groups, LeafReader};
 use crate::source::relay::Relay;
+use crate::source::shelf::{Shelf, ShelfError};
 use crate::source::snapshot::{LaidOut, Outline, PassOptions, ReadError, Snapshot};
 use crate::source::store::Reader;
 use crate::source::trace::{TraceKey, Traces};
@@ -138,6 +139,9 @@ pub enum RewriteError {
     /// Somebody asked to stop.
     #[error("interrupted")]
     Interrupted,
+    /// What each record left cannot be read back.
+    #[error(transparent)]
+    Shelf(#[from] ShelfError),
     /// What was written is not what it was to be.
     #[error("the new file is not what it was to be: {0}")]
     Unproved(String),
@@ -201,6 +205,7 @@ fn attempt(
         roots: &roots,
         kinds: &kinds,
         key: TraceKey::random()?,
+        shelf: Arc::default(),
         refused: AtomicBool::new(false),
         failed: AtomicBool::new(false),
     };
@@ -265,6 +270,7 @@ struct Common<'c> {
     roots: &'c Arc<Roots>,
     kinds: &'c Kinds,
     key: TraceKey,
+    shelf: Arc<Shelf>,
     /// A value was refused, so nothing needs to be written any more.
     refused: AtomicBool,
     /// Writing failed, so nothing needs to be read any more.
@@ -398,9 +404,10 @@ struct Worker<'w> {
 
 impl<'w> Worker<'w> {
     fn new(common: &'w Common<'w>) -> Self {
+        let traces = Traces::new(common.key, &common.shelf);
         Self {
             common,
-            judging: Judging::new(&common.job.policy, common.kinds, common.roots.clone(), common.key),
+            judging: Judging::new(&common.job.policy, common.kinds, common.roots.clone(), traces),
             batch: Batch::default(),
             randomness: common.job.randomness.stream(),
             gathered: ReadAll::default(),

@@ -1,5 +1,7 @@
 //! Is the file whole? Every fault, the digests, and the figures that etcd's own tools print for the same file.
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
 use crate::bbolt::Fault;
@@ -11,6 +13,7 @@ use super::datadir::replay::Replay;
 use super::datadir::{DataDir, LogFacts};
 use super::digest::Digests;
 use super::scan::Visitor;
+use super::shelf::{Shelf, ShelfError};
 use super::snapshot::{Pass, PassOptions, ReadError, Snapshot};
 use super::trace::{Trace, TraceKey, Traces, settle};
 use super::{Place, Record};
@@ -119,6 +122,9 @@ pub enum CheckError {
     /// There is no randomness to be had.
     #[error("the system gives no randomness: {0}")]
     Randomness(#[from] getrandom::Error),
+    /// What each record left cannot be read back.
+    #[error(transparent)]
+    Shelf(#[from] ShelfError),
     /// The revision was asked for but is gone.
     #[error("revision {asked} was compacted away; the oldest that can be asked for is {oldest}")]
     Compacted {
@@ -151,7 +157,8 @@ pub enum HashKvAt {
 /// Reads the whole file and checks it. With a key-value hash its records are read a second time.
 pub fn check(store: &mut impl Checkable, options: PassOptions<'_>, hash_kv: HashKvAt) -> Result<Report, CheckError> {
     let key = TraceKey::random()?;
-    let (mut pass, replay) = store.pass_over(options, || Counter::new(key))?;
+    let shelf = Arc::<Shelf>::default();
+    let (mut pass, replay) = store.pass_over(options, || Counter::new(Traces::new(key, &shelf)))?;
     // What only the log has is in none of the figures that etcdutl prints for the database.
     let end = replay.as_ref().map_or(u32::MAX, Replay::first_leaf);
     let segments = pass.visitors.iter_mut().flat_map(|counter| std::mem::take(&mut counter.crc.done));
@@ -163,9 +170,9 @@ pub fn check(store: &mut impl Checkable, options: PassOptions<'_>, hash_kv: Hash
     let current = pass.outline.meta.current_revision(last.map(|(_, main)| main));
     let view = view(hash_kv, current, pass.outline.meta.compacted())?;
     let (total_key, hash_kv) = match view {
-        None => (live_keys(traces, end), None),
+        None => (live_keys(traces, end)?, None),
         Some(view) => {
-            let (total_key, kept) = live_and_kept(traces, &records_up_to(store, options, view)?, end);
+            let (total_key, kept) = live_and_kept(traces, &records_up_to(store, options, view)?, end)?;
             (total_key, Some(hash_kv_of(store, options, view, &kept)?))
         }
     };
@@ -231,8 +238,8 @@ struct Counter {
 }
 
 impl Counter {
-    fn new(key: TraceKey) -> Self {
-        Self { traces: Traces::new(key), crc: Segments::default(), last: None }
+    fn new(traces: Traces) -> Self {
+        Self { traces, crc: Segments::default(), last: None }
     }
 }
 
@@ -288,9 +295,9 @@ fn join(mut segments: Vec<Segment>) -> Crc {
 }
 
 /// Keys that live by what stands before a leaf.
-fn live_keys(traces: Vec<Traces>, end: u32) -> u64 {
-    let counts = settle(traces, || 0_u64, |count, records| *count += u64::from(is_live(newest_before(records, end))));
-    counts.into_iter().sum()
+fn live_keys(traces: Vec<Traces>, end: u32) -> Result<u64, ShelfError> {
+    let count = |count: &mut u64, records: &[Trace]| *count += u64::from(is_live(newest_before(records, end)));
+    Ok(settle(traces, || 0, count)?.into_iter().sum())
 }
 
 fn newest_before(records: &[Trace], end: u32) -> Option<&Trace> {
@@ -308,7 +315,7 @@ struct UpTo {
 }
 
 /// The keys that live now, and the places of what was live at the view's revision and is as old as the compaction.
-fn live_and_kept(traces: Vec<Traces>, up_to: &UpTo, end: u32) -> (u64, Kept) {
+fn live_and_kept(traces: Vec<Traces>, up_to: &UpTo, end: u32) -> Result<(u64, Kept), ShelfError> {
     let parts = settle(
         traces,
         || (0_u64, Vec::new(), false),
@@ -320,7 +327,7 @@ fn live_and_kept(traces: Vec<Traces>, up_to: &UpTo, end: u32) -> (u64, Kept) {
                 kept.extend(newest.map(Trace::place).filter(|place| Some(*place) <= up_to.compacted));
             }
         },
-    );
+    )?;
     let mut kept = Kept { places: Vec::new(), any: false };
     let mut total = 0;
     for (live, places, any) in parts {
@@ -329,7 +336,7 @@ fn live_and_kept(traces: Vec<Traces>, up_to: &UpTo, end: u32) -> (u64, Kept) {
         kept.any |= any;
     }
     kept.places.par_sort_unstable();
-    (total, kept)
+    Ok((total, kept))
 }
 
 /// What keys have at a revision: the places of those records that a compaction would have touched.

@@ -23,6 +23,7 @@ pub mod residue;
 pub mod save;
 pub mod scan;
 pub mod sha256;
+pub mod shelf;
 pub mod snapshot;
 pub mod store;
 pub mod trace;

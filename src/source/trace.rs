@@ -2,19 +2,21 @@
 //!
 //! The store is in the order of revisions, read in the order of the file, by several workers: which record is the
 //! newest of its key shows only when all were seen. So each leaves a trace of 24 bytes: a digest of its key, its place,
-//! and a tag that the reader chose. Traces are settled by sorting them, partition by partition.
+//! and a tag that the reader chose. Traces are settled by sorting them, partition by partition. Of many records most of them lie in
+//! a file, so that memory does not grow with the records ([`shelf`](super::shelf)).
 //!
 //! The digest has 128 bits under a key drawn anew for each run, so nobody can prepare a store in which two keys meet.
 
 use std::fmt;
 use std::hash::Hasher;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 use crate::lock::{into_inner, lock};
 
 use super::Place;
+use super::shelf::{Away, Shelf, ShelfError};
 
 /// Tags are smaller than this.
 pub const TAGS: u32 = 1 << 20;
@@ -101,6 +103,16 @@ impl Trace {
         Self { high: (digest >> 64) as u64, low: digest as u64, mark: Mark::new(place, tag) }
     }
 
+    /// As three numbers.
+    pub(super) fn words(&self) -> [u64; 3] {
+        [self.high, self.low, self.mark.0]
+    }
+
+    /// What gave these [`words`](Self::words).
+    pub(super) fn from_words([high, low, mark]: [u64; 3]) -> Self {
+        Self { high, low, mark: Mark(mark) }
+    }
+
     /// Place and tag.
     pub fn mark(&self) -> Mark {
         self.mark
@@ -124,13 +136,21 @@ impl Trace {
 /// The traces that one worker gathers.
 pub struct Traces {
     key: TraceKey,
-    partitions: Vec<Vec<Vec<Trace>>>,
+    shelf: Arc<Shelf>,
+    partitions: Vec<Partition>,
+}
+
+/// The traces of keys whose digests begin with the same bits.
+#[derive(Default)]
+struct Partition {
+    blocks: Vec<Vec<Trace>>,
+    away: Away,
 }
 
 impl Traces {
-    /// None yet.
-    pub fn new(key: TraceKey) -> Self {
-        Self { key, partitions: (0..PARTITIONS).map(|_| Vec::new()).collect() }
+    /// None yet. All workers of a run have one shelf.
+    pub fn new(key: TraceKey, shelf: &Arc<Shelf>) -> Self {
+        Self { key, shelf: shelf.clone(), partitions: (0..PARTITIONS).map(|_| Partition::default()).collect() }
     }
 
     /// Leaves a trace of a record of `key`. Tags of [`TAGS`] and more count as the greatest one.
@@ -138,14 +158,18 @@ impl Traces {
     pub fn leave(&mut self, key: &[u8], place: Place, tag: u32) -> u128 {
         let digest = self.key.digest(key);
         let trace = Trace::new(digest, place, tag);
-        let Some(blocks) = self.partitions.get_mut((trace.high >> 58) as usize) else { return digest };
-        match blocks.last_mut() {
+        let Some(partition) = self.partitions.get_mut((trace.high >> 58) as usize) else { return digest };
+        match partition.blocks.last_mut() {
             Some(block) if block.len() < block.capacity() => block.push(trace),
-            _ => {
-                let size = blocks.last().map_or(FIRST_BLOCK, |last| (last.len() * 2).min(LARGEST_BLOCK));
+            Some(block) if partition.away.put(&self.shelf, block) => {
+                block.clear();
+                block.push(trace);
+            }
+            last => {
+                let size = last.map_or(FIRST_BLOCK, |last| (last.len() * 2).min(LARGEST_BLOCK));
                 let mut block = Vec::with_capacity(size);
                 block.push(trace);
-                blocks.push(block);
+                partition.blocks.push(block);
             }
         }
         digest
@@ -155,24 +179,31 @@ impl Traces {
 /// Puts the workers' traces together and gives each key's records, oldest first, to `visit`.
 ///
 /// The partitions are settled in parallel, each into an accumulator of its own, in no particular order of keys.
+///
+/// # Errors
+///
+/// What lies on the shelf cannot be read back.
 pub fn settle<A: Send>(
     workers: Vec<Traces>,
     new: impl Fn() -> A + Sync,
     visit: impl Fn(&mut A, &[Trace]) + Sync,
-) -> Vec<A> {
-    let mut partitions: Vec<Vec<Vec<Trace>>> = (0..PARTITIONS).map(|_| Vec::new()).collect();
-    for worker in workers {
-        for (all, own) in partitions.iter_mut().zip(worker.partitions) {
-            all.extend(own);
+) -> Result<Vec<A>, ShelfError> {
+    let mut partitions: Vec<Vec<(Partition, Arc<Shelf>)>> = (0..PARTITIONS).map(|_| Vec::new()).collect();
+    for Traces { shelf, partitions: own, .. } in workers {
+        for (all, own) in partitions.iter_mut().zip(own) {
+            all.push((own, shelf.clone()));
         }
     }
-    let settle_one = |traces: &mut Vec<Trace>, blocks: Vec<Vec<Trace>>| {
+    let settle_one = |traces: &mut Vec<Trace>, parts: Vec<(Partition, Arc<Shelf>)>| {
         traces.clear();
-        blocks.into_iter().for_each(|block| traces.extend_from_slice(&block));
+        for (Partition { blocks, away }, shelf) in parts {
+            blocks.into_iter().for_each(|block| traces.extend_from_slice(&block));
+            away.take(&shelf, traces)?;
+        }
         sort(traces);
         let mut settled = new();
         traces.chunk_by(Trace::same_key).for_each(|records| visit(&mut settled, records));
-        settled
+        Ok(settled)
     };
     // Each thread uses its room again: memory that was never touched before costs more than sorting what is put there.
     let (partitions, settled) = (Mutex::new(partitions), Mutex::new(Vec::with_capacity(PARTITIONS)));
@@ -180,14 +211,14 @@ pub fn settle<A: Send>(
         for _ in 0..rayon::current_num_threads().min(PARTITIONS) {
             scope.spawn(|_| {
                 let mut room = Vec::new();
-                while let Some(blocks) = { lock(&partitions).pop() } {
-                    let one = settle_one(&mut room, blocks);
+                while let Some(parts) = { lock(&partitions).pop() } {
+                    let one = settle_one(&mut room, parts);
                     lock(&settled).push(one);
                 }
             });
         }
     });
-    into_inner(settled)
+    into_inner(settled).into_iter().collect()
 }
 
 /// Sorts by key, then by place. By a single number first, since few traces share one, and numbers sort fastest.
@@ -214,13 +245,14 @@ mod tests {
     #[test]
     fn records_come_back_by_key_in_the_order_of_their_places() {
         let key = TraceKey::random().unwrap();
-        let mut workers = [Traces::new(key), Traces::new(key)];
+        let shelf = Arc::default();
+        let mut workers = [Traces::new(key, &shelf), Traces::new(key, &shelf)];
         for leaf in (0..3000_u32).rev() {
             let name = format!("/registry/{}", leaf % 7);
             workers[leaf as usize % 2].leave(name.as_bytes(), Place { leaf, index: 3 }, leaf % 7);
         }
         let groups = settle(workers.into(), Vec::new, |groups, records| groups.push(records.to_vec()));
-        let groups: Vec<_> = groups.into_iter().flatten().collect();
+        let groups: Vec<_> = groups.unwrap().into_iter().flatten().collect();
         assert_eq!(groups.len(), 7);
         for group in groups {
             assert!(group.is_sorted_by_key(Trace::place));

@@ -10,8 +10,8 @@ pub mod verify;
 
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 use rayon::prelude::*;
 
@@ -23,8 +23,10 @@ use crate::kine::write::{Cell, OwnedRow, Rows, Writer, refusal};
 use crate::kine::{KineError, RowFault};
 use crate::kube::key::Roots;
 use crate::kube::roots::RootFinder;
+use crate::lock::{into_inner, lock};
 use crate::source::Faults;
 use crate::source::kine::{self, KineReadError, KineStore, place_of, record};
+use crate::source::shelf::Shelf;
 use crate::source::snapshot::ReadError;
 use crate::source::store::Reader;
 use crate::source::trace::{TraceKey, Traces};
@@ -159,6 +161,7 @@ fn read(
         kinds,
         roots,
         key,
+        shelf: Arc::default(),
         plan: Plan::of(store, job),
         rows,
         batch: Vec::new(),
@@ -238,10 +241,12 @@ struct Copying<'c, 'w> {
     kinds: &'c Kinds,
     roots: &'c Arc<Roots>,
     key: TraceKey,
+    shelf: Arc<Shelf>,
     plan: Plan<'c>,
     rows: Option<Rows<'w>>,
     batch: Vec<Item>,
     batch_bytes: usize,
+    /// As many as there were threads at once.
     traces: Vec<Traces>,
     noted: Noted,
     row_bytes: u64,
@@ -293,13 +298,18 @@ impl Copying<'_, '_> {
         let (mut batch, writes) = (std::mem::take(&mut self.batch), self.rows.is_some());
         self.batch_bytes = 0;
         let share = batch.len().div_ceil(rayon::current_num_threads().max(1)).max(1);
+        let traces = Mutex::new(std::mem::take(&mut self.traces));
         let parts = batch.par_chunks_mut(share).map(|items| {
-            let judging = Judging::new(&self.job.policy, self.kinds, self.roots.clone(), self.key);
+            let known = lock(&traces).pop();
+            let traces = known.unwrap_or_else(|| Traces::new(self.key, &self.shelf));
+            let judging = Judging::new(&self.job.policy, self.kinds, self.roots.clone(), traces);
             let mut worker = Worker { judging, randomness: self.job.randomness.stream(), job: self.job, row_bytes: 0 };
             items.iter_mut().try_for_each(|item| worker.item(item, writes))?;
             Ok((worker.judging.finish(), worker.row_bytes))
         });
-        for ((traces, noted), bytes) in parts.collect::<Result<Vec<_>, MakeError>>()? {
+        let parts = parts.collect::<Result<Vec<_>, MakeError>>()?;
+        self.traces = into_inner(traces);
+        for ((traces, noted), bytes) in parts {
             self.traces.push(traces);
             self.noted.absorb(noted);
             self.row_bytes += bytes;
