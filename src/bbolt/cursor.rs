@@ -5,7 +5,7 @@ use super::bucket::{Bucket, BucketRoot, inline_elements};
 use super::fault::{Fault, FaultKind, Faults};
 use super::file::PageFile;
 use super::leaf::{self, Bounds};
-use super::leaves::{self, Depth};
+use super::leaves::{self, BoundsRoom, Depth};
 use super::page::{Elements, LeafElement, PageKind};
 use super::reached::Reached;
 
@@ -47,12 +47,12 @@ fn walk_pages(
     visit: &mut dyn FnMut(Pair<'_>, &mut Faults),
 ) {
     let leaves = leaves::find(file, root, Depth::Unknown, reached, faults);
-    let mut buffer = Vec::new();
+    let (mut buffer, mut room) = (Vec::new(), BoundsRoom::default());
     for (ordinal, page) in leaves.pages().enumerate() {
         if let Some(count) = read_leaf(file, page, reached, &mut buffer, faults)
             && let Some(elements) = faults.note(Elements::new(page, &buffer, count))
         {
-            visit_leaf(page, &elements, leaves.bounds(ordinal), faults, visit);
+            visit_leaf(page, &elements, leaves.bounds(ordinal, &mut room), faults, visit);
         }
     }
 }

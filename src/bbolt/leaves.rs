@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::fault::{Fault, FaultKind, Faults};
 use super::file::PageFile;
+use super::keys::Keys;
 use super::leaf::{self, Bounds};
 use super::page::{BranchElement, ELEMENT_BYTES, Elements, PAGE_HEADER_BYTES, PageHeader, PageKind};
 use super::reached::Reached;
@@ -35,10 +36,8 @@ pub enum Depth {
 #[derive(Debug, Default)]
 pub struct Leaves {
     pages: Vec<u32>,
-    /// The branch's key for each leaf, one after another.
-    keys: Vec<u8>,
-    /// Where each leaf's key ends within `keys`.
-    key_ends: Vec<u32>,
+    /// The branch's key for each leaf.
+    keys: Keys,
     /// The last leaf of each branch page, whose upper bound stands higher up in the tree.
     branch_ends: Vec<(u32, Option<Arc<[u8]>>)>,
 }
@@ -64,40 +63,42 @@ impl Leaves {
         self.pages.iter().map(|page| u64::from(*page))
     }
 
-    /// Between which keys the leaf's keys must lie.
-    pub fn bounds(&self, ordinal: usize) -> Bounds<'_> {
+    /// Between which keys the leaf's keys must lie. They are put together in `room`.
+    pub fn bounds<'b>(&'b self, ordinal: usize, room: &'b mut BoundsRoom) -> Bounds<'b> {
         let end = u32::try_from(ordinal).ok().and_then(|ordinal| {
             let found = self.branch_ends.binary_search_by_key(&ordinal, |(last, _)| *last).ok()?;
             self.branch_ends.get(found)
         });
         let upper = match end {
             Some((_, upper)) => upper.as_deref(),
-            None => self.key(ordinal + 1),
+            None => self.keys.get(ordinal + 1, &mut room.upper),
         };
-        Bounds { lower: self.key(ordinal).unwrap_or_default(), upper }
+        Bounds { lower: self.keys.get(ordinal, &mut room.lower).unwrap_or_default(), upper }
+    }
+
+    /// The least key that may stand on a leaf, as the branches say.
+    pub fn first_key(&self, ordinal: usize) -> Option<Vec<u8>> {
+        let mut key = Vec::new();
+        self.keys.get(ordinal, &mut key)?;
+        Some(key)
     }
 
     /// The ordinal of the leaf on which a key would stand.
     pub fn leaf_of(&self, key: &[u8]) -> Option<usize> {
+        let mut room = Vec::new();
         let (mut from, mut to) = (0, self.pages.len());
         while from < to {
             let middle = from + (to - from) / 2;
-            if self.key(middle)? <= key { from = middle + 1 } else { to = middle }
+            if self.keys.get(middle, &mut room)? <= key { from = middle + 1 } else { to = middle }
         }
         from.checked_sub(1)
     }
 
-    fn key(&self, ordinal: usize) -> Option<&[u8]> {
-        let end = *self.key_ends.get(ordinal)? as usize;
-        let start = ordinal.checked_sub(1).and_then(|before| self.key_ends.get(before)).map_or(0, |end| *end as usize);
-        self.keys.get(start..end)
-    }
-
     fn push(&mut self, page: u64, key: &[u8]) -> Result<(), Fault> {
-        self.keys.extend_from_slice(key);
-        let too_many = |_| Fault::page(page, FaultKind::Depth, "there are more leaf pages than can be counted");
-        self.pages.push(u32::try_from(page).map_err(too_many)?);
-        self.key_ends.push(u32::try_from(self.keys.len()).map_err(too_many)?);
+        let too_many = || Fault::page(page, FaultKind::Depth, "there are more leaf pages than can be counted");
+        let number = u32::try_from(page).map_err(|_| too_many())?;
+        self.keys.push(key).ok_or_else(too_many)?;
+        self.pages.push(number);
         Ok(())
     }
 
@@ -106,6 +107,13 @@ impl Leaves {
             self.branch_ends.push((last, upper));
         }
     }
+}
+
+/// Room for the keys of a leaf's bounds, to be used again for the next leaf's.
+#[derive(Debug, Default)]
+pub struct BoundsRoom {
+    lower: Vec<u8>,
+    upper: Vec<u8>,
 }
 
 /// A page still to be looked at, and what its parent says of it.
@@ -360,9 +368,9 @@ mod tests {
     }
 
     fn all(leaves: &Leaves) -> Vec<(u64, Vec<u8>, Option<Vec<u8>>)> {
-        let bounds = |ordinal| leaves.bounds(ordinal);
         let one = |(ordinal, page)| {
-            let Bounds { lower, upper } = bounds(ordinal);
+            let mut room = BoundsRoom::default();
+            let Bounds { lower, upper } = leaves.bounds(ordinal, &mut room);
             (page, lower.to_vec(), upper.map(<[u8]>::to_vec))
         };
         leaves.pages().enumerate().map(one).collect()

@@ -15,6 +15,7 @@ pub mod cursor;
 pub mod fault;
 pub mod file;
 pub mod freelist;
+mod keys;
 pub mod leaf;
 pub mod leaves;
 pub mod meta;

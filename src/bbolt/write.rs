@@ -17,9 +17,11 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use super::bucket::encode_header;
+use super::keys::Keys;
 use super::meta::{Meta, NO_FREELIST};
 use super::page::{
     ELEMENT_BYTES, LeafSizes, MAX_KEY_BYTES, PAGE_HEADER_BYTES, encode_branch, encode_leaf, finish_page, set_page_id,
@@ -94,8 +96,8 @@ pub enum WriteError {
     /// A value is longer than [`MAX_VALUE_BYTES`].
     #[error("a value of {0} bytes; {MAX_VALUE_BYTES} are allowed")]
     Value(usize),
-    /// There are more pages than the reader can count.
-    #[error("more than {} pages", u32::MAX)]
+    /// There are more pages, or more bytes in the first keys of pages, than the reader can count.
+    #[error("more than {} pages, or bytes in their first keys", u32::MAX)]
     Pages,
 }
 
@@ -193,9 +195,10 @@ impl<'f> Writer<'f> {
                 let group = rest.start..children.group_end(rest.start, fill.bytes(self.page_size), page_bytes);
                 rest.start = group.end;
                 let id = self.next_page + (bytes.len() / page_bytes) as u64;
-                parents.push(children.key(group.start), id)?;
+                let group = children.of(group);
+                parents.push(group.first().map_or(&[], |(key, _)| key), id)?;
                 let start = bytes.len();
-                encode_branch(group.map(|child| (children.key(child), children.page(child))), &mut bytes);
+                encode_branch(group.iter().map(|(key, page)| (key.as_slice(), *page)), &mut bytes);
                 finish_page(&mut bytes, start, page_bytes);
                 set_page_id(bytes.get_mut(start..).unwrap_or_default(), id);
                 if bytes.len() >= WRITE_BYTES || rest.is_empty() {
@@ -495,15 +498,14 @@ impl Waiting {
 #[derive(Debug, Default)]
 struct Children {
     pages: Vec<u32>,
-    keys: Vec<u8>,
-    key_ends: Vec<usize>,
+    keys: Keys,
 }
 
 impl Children {
     fn push(&mut self, key: &[u8], page: u64) -> Result<(), WriteError> {
-        self.pages.push(u32::try_from(page).map_err(|_| WriteError::Pages)?);
-        self.keys.extend_from_slice(key);
-        self.key_ends.push(self.keys.len());
+        let number = u32::try_from(page).map_err(|_| WriteError::Pages)?;
+        self.keys.push(key).ok_or(WriteError::Pages)?;
+        self.pages.push(number);
         Ok(())
     }
 
@@ -515,10 +517,14 @@ impl Children {
         self.pages.get(child).copied().map_or(0, u64::from)
     }
 
-    fn key(&self, child: usize) -> &[u8] {
-        let end_of = |child: usize| self.key_ends.get(child).copied().unwrap_or_default();
-        let start = child.checked_sub(1).map_or(0, end_of);
-        self.keys.get(start..end_of(child)).unwrap_or_default()
+    /// Some of them: first key and page id.
+    fn of(&self, children: Range<usize>) -> Vec<(Vec<u8>, u64)> {
+        let one = |child| {
+            let mut key = Vec::new();
+            self.keys.get(child, &mut key);
+            (key, self.page(child))
+        };
+        children.map(one).collect()
     }
 
     /// Where the branch page ends that begins with `start`. It is filled up to `fill_bytes`, but what fits into one page at
@@ -526,7 +532,7 @@ impl Children {
     fn group_end(&self, start: usize, fill_bytes: usize, page_bytes: usize) -> usize {
         let (mut total, mut full) = (PAGE_HEADER_BYTES, 0);
         let mut fits = |child: usize| {
-            total += ELEMENT_BYTES + self.key(child).len();
+            total += ELEMENT_BYTES + self.keys.bytes_of(child).unwrap_or(0);
             full += usize::from(total <= fill_bytes);
             total <= page_bytes
         };

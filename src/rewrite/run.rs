@@ -223,7 +223,7 @@ pub fn rewrite(store: &mut Store, request: &Request<'_>, out: Option<&Out<'_>>) 
     };
     // While one waits for the disk, another one counts.
     let (end, rows) = pool.install(|| rayon::join(end, || unsettled.rows()));
-    Ok(Outcome { rows: rows.map_err(RewriteError::from)?, end: end?, written })
+    Ok(Outcome { end: end?, rows: rows.map_err(RewriteError::from)?, written })
 }
 
 /// Why there is no result.

@@ -162,7 +162,7 @@ impl<'c> Comparing<'c> {
             }
             if !*begun {
                 let behind = self.held.old.first_key(end);
-                self.new.begin(element.key, behind, &mut self.faults);
+                self.new.begin(element.key, behind.as_deref(), &mut self.faults);
                 *begun = true;
             }
             let found = self.new.next(&mut self.faults)?;

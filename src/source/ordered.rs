@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::bbolt::bucket::{Bucket, BucketRoot, inline_elements};
 use crate::bbolt::buffer::ReadBuffer;
 use crate::bbolt::leaf::{self, Bounds};
+use crate::bbolt::leaves::BoundsRoom;
 use crate::bbolt::page::{Elements, LeafElement};
 use crate::bbolt::reached::Reached;
 use crate::bbolt::{Fault, Faults, PageFile};
@@ -89,10 +90,10 @@ impl<'g> Groups<'g> {
     }
 
     /// The least key that may stand on a leaf, as the branches say.
-    pub fn first_key(&self, leaf: usize) -> Option<&[u8]> {
+    pub fn first_key(&self, leaf: usize) -> Option<Vec<u8>> {
         match self.pages {
-            Pages::Tree(layout) if leaf < layout.leaves().len() => Some(layout.leaves().bounds(leaf).lower),
-            Pages::Tree(_) | Pages::Inline(_) => None,
+            Pages::Tree(layout) => layout.leaves().first_key(leaf),
+            Pages::Inline(_) => None,
         }
     }
 
@@ -142,6 +143,8 @@ struct Current {
     /// Where its bytes are within `span`; none if they are in `whole`.
     in_span: Option<Range<usize>>,
     pairs: Vec<Pair>,
+    /// For the keys between which its keys lie.
+    room: BoundsRoom,
 }
 
 /// Where a pair stands on its page.
@@ -159,7 +162,8 @@ impl LeafReader<'_> {
     ///
     /// What does not hold is noted and costs its pairs. Each leaf may be read once.
     pub fn load(&mut self, ordinal: usize, end: usize, faults: &mut Faults) -> u64 {
-        self.current = Current { ordinal, pairs: std::mem::take(&mut self.current.pairs), ..Current::default() };
+        let (pairs, room) = (std::mem::take(&mut self.current.pairs), std::mem::take(&mut self.current.room));
+        self.current = Current { ordinal, pairs, room, ..Current::default() };
         self.current.pairs.clear();
         let result = match self.groups.pages {
             Pages::Tree(layout) => match layout.leaves().page(ordinal) {
@@ -210,10 +214,13 @@ impl LeafReader<'_> {
             }
         };
         let mut pairs = std::mem::take(&mut self.current.pairs);
+        let mut room = std::mem::take(&mut self.current.room);
         let elements = Elements::new(page, self.bytes(), header.count);
         if let Some(elements) = faults.note(elements) {
-            find_pairs(page, &elements, layout.leaves().bounds(self.current.ordinal), &mut pairs, faults);
+            let bounds = layout.leaves().bounds(self.current.ordinal, &mut room);
+            find_pairs(page, &elements, bounds, &mut pairs, faults);
         }
+        self.current.room = room;
         self.current.pairs = pairs;
         Ok(total as u64)
     }

@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::bbolt::buffer::ReadBuffer;
-use crate::bbolt::leaves::Leaves;
+use crate::bbolt::leaves::{BoundsRoom, Leaves};
 use crate::bbolt::page::{Elements, LeafElement, PageHeader};
 use crate::bbolt::reached::Reached;
 use crate::bbolt::{Fault, Faults, PageFile, leaf};
@@ -104,7 +104,13 @@ impl<'s> Scan<'s> {
     /// Takes stretches until there are none left; called by each worker with its own visitor.
     pub fn work(&self, visitor: &mut impl Visitor, progress: &(dyn Fn(u64) + Sync)) -> Faults {
         let pages_per_stretch = usize::try_from((STRETCH_BYTES / self.file.page_size()).max(1)).unwrap_or(1);
-        let mut worker = Worker { scan: self, stretch: ReadBuffer::new(), whole: Vec::new(), faults: Faults::new() };
+        let mut worker = Worker {
+            scan: self,
+            stretch: ReadBuffer::new(),
+            whole: Vec::new(),
+            room: BoundsRoom::default(),
+            faults: Faults::new(),
+        };
         loop {
             let first = self.next.fetch_add(1, Ordering::Relaxed).saturating_mul(pages_per_stretch);
             let last = first.saturating_add(pages_per_stretch).min(self.layout.ordinals.len());
@@ -124,6 +130,8 @@ struct Worker<'w> {
     stretch: ReadBuffer,
     /// A leaf whose overflow leaves the stretch, read again as a whole.
     whole: Vec<u8>,
+    /// For the keys between which a leaf's keys lie.
+    room: BoundsRoom,
     faults: Faults,
 }
 
@@ -174,7 +182,7 @@ impl Worker<'_> {
         visitor: &mut V,
     ) -> Result<(), Fault> {
         let elements = Elements::new(page, bytes, header.count)?;
-        let bounds = self.scan.layout.leaves.bounds(ordinal as usize);
+        let bounds = self.scan.layout.leaves.bounds(ordinal as usize, &mut self.room);
         let mut content = Faults::new();
         leaf::pairs(page, &elements, bounds, &mut self.faults, |index, element| {
             visit(page, ordinal, index, &element, &mut content, visitor);
