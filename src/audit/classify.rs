@@ -192,6 +192,7 @@ struct Judging<'j, 'v> {
 
 impl<'v> Verdict<'v> {
     /// What the bytes alone say.
+    #[inline]
     fn unjudged(form: &Form<'v>, address: &Address<'_>, value: &'v [u8]) -> Self {
         let (state, sealed) = match form {
             Form::Empty => (State::Empty, None),

@@ -53,7 +53,7 @@ pub fn ordered_roots(snapshot: &Snapshot, depth: Depth) -> Result<Roots, ReadErr
     while let Some((_, leaves)) = groups.take() {
         for leaf in leaves.clone() {
             reader.load(leaf, leaves.end, &mut faults);
-            let records = (0..reader.len()).filter_map(|number| reader.record(number)?.ok());
+            let records = (0..reader.len()).filter_map(|number| reader.record(number)?.1.ok());
             records.for_each(|record| finder.see(record.kv.key));
         }
     }

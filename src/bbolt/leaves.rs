@@ -65,15 +65,31 @@ impl Leaves {
 
     /// Between which keys the leaf's keys must lie. They are put together in `room`.
     pub fn bounds<'b>(&'b self, ordinal: usize, room: &'b mut BoundsRoom) -> Bounds<'b> {
-        let end = u32::try_from(ordinal).ok().and_then(|ordinal| {
-            let found = self.branch_ends.binary_search_by_key(&ordinal, |(last, _)| *last).ok()?;
-            self.branch_ends.get(found)
-        });
-        let upper = match end {
-            Some((_, upper)) => upper.as_deref(),
-            None => self.keys.get(ordinal + 1, &mut room.upper),
+        let BoundsRoom { branch, behind, lower, upper } = room;
+        *branch = self.branch_of(ordinal, *branch);
+        // What the leaf before this one ends at is what it begins with.
+        let lower = if behind.replace(ordinal + 1) == Some(ordinal) {
+            std::mem::swap(lower, upper);
+            Some(lower.as_slice())
+        } else {
+            self.keys.get(ordinal, lower)
         };
-        Bounds { lower: self.keys.get(ordinal, &mut room.lower).unwrap_or_default(), upper }
+        let next = self.keys.get(ordinal + 1, upper);
+        *behind = behind.filter(|_| next.is_some());
+        let upper = match self.branch_ends.get(*branch) {
+            Some((last, upper)) if *last as usize == ordinal => upper.as_deref(),
+            _ => next,
+        };
+        Bounds { lower: lower.unwrap_or_default(), upper }
+    }
+
+    /// The branch page of a leaf, counted in their order. Mostly it is the one before's, `likely`, or the next.
+    fn branch_of(&self, ordinal: usize, likely: usize) -> usize {
+        let ends_before =
+            |branch: usize| self.branch_ends.get(branch).is_some_and(|(last, _)| (*last as usize) < ordinal);
+        let leads_to_it = |branch: usize| !ends_before(branch) && branch.checked_sub(1).is_none_or(ends_before);
+        let found = [likely, likely + 1].into_iter().find(|branch| leads_to_it(*branch));
+        found.unwrap_or_else(|| self.branch_ends.partition_point(|(last, _)| (*last as usize) < ordinal))
     }
 
     /// The least key that may stand on a leaf, as the branches say.
@@ -109,9 +125,13 @@ impl Leaves {
     }
 }
 
-/// Room for the keys of a leaf's bounds, to be used again for the next leaf's.
+/// Room for the keys of a leaf's bounds, to be used again for the next leaf's in the same tree.
 #[derive(Debug, Default)]
 pub struct BoundsRoom {
+    /// The branch page that leads to the leaf, counted in their order.
+    branch: usize,
+    /// The leaf whose first key is in `upper`.
+    behind: Option<usize>,
     lower: Vec<u8>,
     upper: Vec<u8>,
 }
@@ -406,6 +426,31 @@ mod tests {
             assert_eq!(this.2.as_ref(), Some(&next.1));
         }
         assert_eq!(leaves.last().unwrap().2, None);
+    }
+
+    #[test]
+    fn room_that_is_used_again_changes_no_bounds() {
+        let (mut bytes, root) = three_levels();
+        // The last branch has no leaf, so that two branches end at one.
+        let (_, last) = children_of(&bytes, root).pop().unwrap();
+        put_branch(&mut bytes, last, &[]);
+        let (leaves, _) = found(&bytes, root, Depth::Uniform);
+        let (count, all) = (leaves.len(), all(&leaves));
+        let backwards = (0..count).rev();
+        let far_apart = (0..count).map(|number| number * 61 % count);
+        let orders: [Vec<usize>; 4] = [
+            (0..count).collect(),
+            backwards.collect(),
+            far_apart.collect(),
+            (1..count).flat_map(|number| [number - 1, number - 1, number, number - 1]).collect(),
+        ];
+        for order in orders {
+            let mut room = BoundsRoom::default();
+            for ordinal in order {
+                let Bounds { lower, upper } = leaves.bounds(ordinal, &mut room);
+                assert_eq!((lower, upper), (all[ordinal].1.as_slice(), all[ordinal].2.as_deref()), "{ordinal}");
+            }
+        }
     }
 
     #[test]

@@ -23,9 +23,11 @@ use std::os::unix::fs::FileExt;
 use super::bucket::encode_header;
 use super::keys::Keys;
 use super::meta::{Meta, NO_FREELIST};
-use super::page::{
-    ELEMENT_BYTES, LeafSizes, MAX_KEY_BYTES, PAGE_HEADER_BYTES, encode_branch, encode_leaf, finish_page, set_page_id,
-};
+use super::page::{ELEMENT_BYTES, MAX_KEY_BYTES, PAGE_HEADER_BYTES, encode_branch, finish_page, set_page_id};
+use pack::Last;
+pub use pack::{Leaves, Packer};
+
+mod pack;
 
 /// The longest value that bbolt takes.
 pub const MAX_VALUE_BYTES: usize = (1 << 31) - 2;
@@ -38,9 +40,6 @@ const WRITE_BYTES: usize = 256 << 10;
 
 /// Room for these, for a page that goes beyond, and for what the pages are moved by.
 const BUFFER_BYTES: usize = 2 * WRITE_BYTES;
-
-/// Bytes of a page of memory; where they are larger, what begins at a multiple of this is as good.
-const MEMORY_PAGE_BYTES: usize = 4096;
 
 /// Pages 0 and 1 are the metas.
 const FIRST_PAGE: u64 = 2;
@@ -178,7 +177,7 @@ impl<'f> Writer<'f> {
         for (start, key) in firsts.iter() {
             let id = self.next_page + ((start - lead) / self.page_size as usize) as u64;
             set_page_id(bytes.get_mut(*start..).unwrap_or_default(), id);
-            children.push(key, id)?;
+            children.push(bytes.get(key.clone()).unwrap_or_default(), id)?;
         }
         self.next_page += ((bytes.len() - lead) / self.page_size as usize) as u64;
         Ok(Placed { bytes: leaves.bytes, lead, offset })
@@ -250,8 +249,7 @@ impl BucketWriter<'_, '_> {
     /// Takes leaves that were packed elsewhere, all of whose keys are greater than those before them, and tells where they
     /// go. A bucket that takes any never stands inline. Pairs that were pushed before come before them.
     pub fn place(&mut self, leaves: Leaves) -> Result<Placed, WriteError> {
-        let first = leaves.firsts.first().filter(|_| leaves.last.count > 0);
-        let Some((_, first)) = first else {
+        let Some(first) = leaves.first_key().filter(|_| leaves.last.count > 0) else {
             // Nothing was packed, and an empty page belongs into no tree.
             return Ok(Placed { bytes: Vec::new(), lead: 0, offset: 0 });
         };
@@ -266,7 +264,7 @@ impl BucketWriter<'_, '_> {
         let inline = self.children.len() == 0 && self.packer.is_inlineable();
         let value = if inline {
             let mut value = encode_header(0, self.sequence).to_vec();
-            self.packer.waiting.encode(&mut value);
+            self.packer.encode_inline(&mut value);
             value
         } else {
             self.flush()?;
@@ -310,187 +308,6 @@ impl Placed {
     /// The buffer, to be packed into again.
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
-    }
-}
-
-/// Leaf pages in the order of keys that have no ids yet.
-#[derive(Debug, Default)]
-pub struct Leaves {
-    bytes: Vec<u8>,
-    /// Bytes in front of the pages, so that these begin at the start of a page of memory: the system copies what is written
-    /// several times as fast from there.
-    lead: usize,
-    /// Where each leaf starts within `bytes`, and its first key.
-    firsts: Vec<(usize, Vec<u8>)>,
-    last: Last,
-}
-
-impl Leaves {
-    /// Bytes of the pages.
-    pub fn page_bytes(&self) -> usize {
-        self.bytes.len().saturating_sub(self.lead)
-    }
-}
-
-/// The greatest key so far, and how many there were.
-#[derive(Clone, Debug, Default)]
-struct Last {
-    key: Vec<u8>,
-    count: u64,
-}
-
-impl Last {
-    fn judge(&self, key: &[u8]) -> Result<(), WriteError> {
-        if self.count > 0 && key <= self.key.as_slice() {
-            return Err(WriteError::Order { number: self.count });
-        }
-        Ok(())
-    }
-
-    fn set(&mut self, key: &[u8]) {
-        self.key.clear();
-        self.key.extend_from_slice(key);
-        self.count += 1;
-    }
-}
-
-/// Packs pairs into leaf pages.
-#[derive(Debug)]
-pub struct Packer {
-    page_size: u32,
-    fill: Fill,
-    waiting: Waiting,
-    done: Leaves,
-    last: Last,
-}
-
-impl Packer {
-    /// For pages of this size, filled this far.
-    fn new(page_size: u32, fill: Fill) -> Self {
-        Self { page_size, fill, waiting: Waiting::default(), done: Leaves::default(), last: Last::default() }
-    }
-
-    /// Uses a buffer again that [`Placed::into_bytes`] gave.
-    pub fn with_buffer(mut self, buffer: Vec<u8>) -> Self {
-        self.reuse(buffer);
-        self
-    }
-
-    fn reuse(&mut self, mut buffer: Vec<u8>) {
-        buffer.clear();
-        buffer.reserve(BUFFER_BYTES);
-        let lead = buffer.as_ptr().align_offset(MEMORY_PAGE_BYTES).min(MEMORY_PAGE_BYTES);
-        buffer.resize(lead, 0);
-        self.done = Leaves { bytes: buffer, lead, ..Leaves::default() };
-    }
-
-    /// Adds a pair, whose key must be greater than those before it.
-    pub fn push(&mut self, key: &[u8], value: &[u8]) -> Result<(), WriteError> {
-        self.push_element(false, key, value)
-    }
-
-    /// The pages.
-    pub fn finish(mut self) -> Leaves {
-        let rest = self.waiting.elements.len();
-        if rest > 0 || self.done.firsts.is_empty() {
-            self.waiting.leaf(rest, self.page_size as usize, &mut self.done);
-        }
-        self.done
-    }
-
-    fn push_element(&mut self, is_bucket: bool, key: &[u8], value: &[u8]) -> Result<(), WriteError> {
-        self.judge(key, value.len())?;
-        self.last.set(key);
-        self.waiting.push(is_bucket, key, value);
-        self.split();
-        Ok(())
-    }
-
-    fn judge(&self, key: &[u8], value_bytes: usize) -> Result<(), WriteError> {
-        if key.is_empty() || key.len() > MAX_KEY_BYTES {
-            return Err(WriteError::Key(key.len()));
-        }
-        if value_bytes > MAX_VALUE_BYTES {
-            return Err(WriteError::Value(value_bytes));
-        }
-        self.last.judge(key)
-    }
-
-    /// Makes leaves while more is waiting than a page holds, and more than one pair.
-    fn split(&mut self) {
-        while self.waiting.bytes() > self.page_size as usize && self.waiting.elements.len() > 1 {
-            let count = self.waiting.filling(self.fill.bytes(self.page_size));
-            self.waiting.leaf(count, self.page_size as usize, &mut self.done);
-        }
-    }
-
-    /// Bytes of the leaves that are done.
-    pub fn packed_bytes(&self) -> usize {
-        self.done.bytes.len() - self.done.lead
-    }
-
-    /// The leaves that are done; what is waiting goes on waiting.
-    pub fn take(&mut self) -> Leaves {
-        std::mem::take(&mut self.done)
-    }
-
-    /// Whether bbolt would have a bucket of what was pushed so far inline.
-    fn is_inlineable(&self) -> bool {
-        self.done.firsts.is_empty() && self.waiting.bytes() <= self.page_size as usize / 4
-    }
-}
-
-/// Pairs that have no page yet.
-#[derive(Debug, Default)]
-struct Waiting {
-    elements: Vec<LeafSizes>,
-    /// Keys and values one behind the other.
-    data: Vec<u8>,
-}
-
-impl Waiting {
-    fn push(&mut self, is_bucket: bool, key: &[u8], value: &[u8]) {
-        let (key_bytes, value_bytes) = (key.len() as u32, value.len() as u32);
-        self.elements.push(LeafSizes { is_bucket, key_bytes, value_bytes });
-        self.data.extend_from_slice(key);
-        self.data.extend_from_slice(value);
-    }
-
-    /// Bytes of a page with all of it.
-    fn bytes(&self) -> usize {
-        PAGE_HEADER_BYTES + self.elements.len() * ELEMENT_BYTES + self.data.len()
-    }
-
-    /// How many pairs fill a page up to `bytes`; one at least.
-    fn filling(&self, bytes: usize) -> usize {
-        let mut total = PAGE_HEADER_BYTES;
-        let fits = |element: &&LeafSizes| {
-            total += element.total();
-            total <= bytes
-        };
-        self.elements.iter().take_while(fits).count().max(1)
-    }
-
-    /// Moves the first `count` pairs to a leaf of their own.
-    fn leaf(&mut self, count: usize, page_bytes: usize, leaves: &mut Leaves) {
-        let elements = self.elements.get(..count).unwrap_or_default();
-        let data_bytes: usize = elements.iter().map(LeafSizes::data).sum();
-        let first_key = elements.first().map_or(0, |element| element.key_bytes as usize);
-        if let Some(last) = elements.last() {
-            let start = data_bytes - last.data();
-            leaves.last.set(self.data.get(start..start + last.key_bytes as usize).unwrap_or_default());
-        }
-        let start = leaves.bytes.len();
-        leaves.firsts.push((start, self.data.get(..first_key).unwrap_or_default().to_vec()));
-        encode_leaf(elements, self.data.get(..data_bytes).unwrap_or_default(), &mut leaves.bytes);
-        finish_page(&mut leaves.bytes, start, page_bytes);
-        self.elements.drain(..count.min(self.elements.len()));
-        self.data.drain(..data_bytes.min(self.data.len()));
-    }
-
-    /// The leaf as it stands inline.
-    fn encode(&self, out: &mut Vec<u8>) {
-        encode_leaf(&self.elements, &self.data, out);
     }
 }
 

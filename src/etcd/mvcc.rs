@@ -12,6 +12,8 @@
 //! | 5 | value | bytes |
 //! | 6 | lease | int64 |
 
+use std::borrow::Cow;
+
 use super::wire::{self, Field};
 
 /// A record's content. Revisions are main revisions.
@@ -35,6 +37,28 @@ impl<'r> KeyValue<'r> {
     /// Reads a record; none if it is no such message. Unknown fields are passed over, as upstream does.
     #[inline]
     pub fn decode(record: &'r [u8]) -> Option<Self> {
+        match Self::put(record) {
+            Some((put, ..)) => Some(put),
+            None => Self::decode_any(record),
+        }
+    }
+
+    /// Reads a record that has the fields of a put, each once and in their order, as nearly all have; and what stands in it before
+    /// the field of its value and behind that. None of any other, or where a number is a very large one.
+    #[inline(always)]
+    fn put(record: &'r [u8]) -> Option<(Self, &'r [u8], &'r [u8])> {
+        let (key, rest) = wire::short_bytes(record, 1)?;
+        let (create_revision, rest) = wire::short_int64(rest, 2)?;
+        let (mod_revision, rest) = wire::short_int64(rest, 3)?;
+        let (version, rest) = wire::short_int64(rest, 4)?;
+        let before = record.get(..record.len() - rest.len())?;
+        let (value, behind) = wire::short_bytes(rest, VALUE)?;
+        let (lease, rest) = if behind.is_empty() { (0, behind) } else { wire::short_int64(behind, 6)? };
+        let put = Self { key, create_revision, mod_revision, version, value, lease };
+        rest.is_empty().then_some((put, before, behind))
+    }
+
+    fn decode_any(record: &'r [u8]) -> Option<Self> {
         let mut decoded = Self::default();
         let mut rest = record;
         while !rest.is_empty() {
@@ -85,22 +109,6 @@ impl<'r> KeyValue<'r> {
         fits.then_some((carved, bytes.len() - rest.len()))
     }
 
-    /// What stands in `record`, out of which this was read, before the number and length of its value, and behind it.
-    ///
-    /// None where the fields before it are not exactly those that etcd writes, so that nothing else can stand among them.
-    pub fn around(&self, record: &'r [u8]) -> Option<(&'r [u8], &'r [u8])> {
-        let (head, rest) = record.split_at_checked(wire::offset_of(record, self.value))?;
-        let before = wire::bytes_bytes(self.key.len())
-            + wire::int64_bytes(self.create_revision)
-            + wire::int64_bytes(self.mod_revision)
-            + wire::int64_bytes(self.version);
-        let (before, header) = head.split_at_checked(before)?;
-        let length = header.strip_prefix(&[(VALUE << 3 | 2) as u8])?;
-        let is_shortest = header.len() + self.value.len() == wire::bytes_bytes(self.value.len());
-        let holds = is_shortest && wire::varint(length) == Ok((&[], self.value.len() as u64));
-        Some((before, rest.get(self.value.len()..)?)).filter(|_| holds)
-    }
-
     /// The record as etcd writes it.
     pub fn encode(&self) -> Vec<u8> {
         let mut record = Vec::with_capacity(self.key.len() + self.value.len() + 48);
@@ -123,6 +131,9 @@ impl<'r> KeyValue<'r> {
 /// The number of the value's field.
 const VALUE: u32 = 5;
 
+/// What its field begins with: number and wire type.
+const VALUE_KEY: u8 = (VALUE << 3 | 2) as u8;
+
 /// The fields of a record before and behind its value, as they stand.
 ///
 /// Of a value that stands there twice the last one counts for a reader; here both are left out, and the first one's place is the
@@ -138,6 +149,13 @@ pub struct Around<'r> {
 impl<'r> Around<'r> {
     /// What is around the value of a record; none if it is no record.
     pub fn of(record: &'r [u8]) -> Option<Self> {
+        match KeyValue::put(record) {
+            Some((_, before, behind)) => Some(Self { before, behind, again: false }),
+            None => Self::of_any(record),
+        }
+    }
+
+    fn of_any(record: &'r [u8]) -> Option<Self> {
         let (mut rest, mut place, mut found) = (record, None, false);
         let mut again = false;
         while !rest.is_empty() {
@@ -158,27 +176,37 @@ impl<'r> Around<'r> {
     /// Appends the fields before the value, then the value's own number and length; it must follow.
     pub fn put_before(&self, value_bytes: usize, out: &mut Vec<u8>) {
         out.extend_from_slice(self.before);
-        wire::put_varint(out, u64::from(VALUE) << 3 | 2);
+        out.push(VALUE_KEY);
         wire::put_varint(out, value_bytes as u64);
     }
 
     /// Appends the fields behind the value.
     pub fn put_behind(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.behind());
+    }
+
+    /// The value of a record that was made of this by [`put_before`](Self::put_before), the value, and
+    /// [`put_behind`](Self::put_behind); none of any other.
+    pub fn value_in<'o>(&self, record: &'o [u8]) -> Option<&'o [u8]> {
+        let field = record.strip_prefix(self.before)?.strip_suffix(&*self.behind())?;
+        let (value, length) = wire::varint(field.strip_prefix(&[VALUE_KEY])?).ok()?;
+        let is_shortest = field.len() - value.len() == 1 + wire::varint_bytes(length);
+        (is_shortest && value.len() as u64 == length).then_some(value)
+    }
+
+    /// The fields behind the value without any other value.
+    fn behind(&self) -> Cow<'r, [u8]> {
         if !self.again {
-            return out.extend_from_slice(self.behind);
+            return Cow::Borrowed(self.behind);
         }
-        let mut rest = self.behind;
+        let (mut rest, mut behind) = (self.behind, Vec::new());
         while let Ok((next, (number, _))) = wire::field(rest) {
             if number != VALUE {
-                out.extend_from_slice(rest.get(..rest.len() - next.len()).unwrap_or_default());
+                behind.extend_from_slice(rest.get(..rest.len() - next.len()).unwrap_or_default());
             }
             rest = next;
         }
-    }
-
-    /// Whether the fields around another record's value are the same.
-    pub fn is_around(&self, other: &Around<'_>) -> bool {
-        !self.again && !other.again && self.before == other.before && self.behind == other.behind
+        Cow::Owned(behind)
     }
 }
 
@@ -189,6 +217,8 @@ fn positive(value: u64) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -210,25 +240,30 @@ mod tests {
     }
 
     #[test]
-    fn what_is_around_a_value_is_told_only_of_records_as_etcd_writes_them() {
+    fn a_value_is_taken_only_out_of_a_record_with_the_same_fields_around_it() {
         let record =
             KeyValue { key: b"/a", create_revision: 2, mod_revision: 900, version: 0, value: &[7; 200], lease: 7 };
         let stored = record.encode();
-        let around = |bytes: &[u8]| {
-            let (before, behind) = KeyValue::decode(bytes).unwrap().around(bytes)?;
-            Some((before.to_vec(), behind.to_vec()))
-        };
-        let (before, behind) = around(&stored).unwrap();
-        assert_eq!((before.len(), behind), (1 + 1 + 2 + 1 + 1 + 1 + 2, vec![6 << 3, 7]));
-        let shorter = KeyValue { value: b"x", ..record }.encode();
-        assert_eq!(around(&shorter), around(&stored));
-        assert_ne!(around(&KeyValue { lease: 8, ..record }.encode()), around(&stored));
-        assert_ne!(around(&KeyValue { mod_revision: 901, ..record }.encode()), around(&stored));
+        let put = KeyValue { version: 1, ..record }.encode();
+        for stored in [&stored, &put] {
+            let around = Around::of(stored).unwrap();
+            assert_eq!(around.value_in(stored), Some(record.value));
+            for value in [&b""[..], b"x", &[9; 200], &[9; 20_000]] {
+                let other = replaced(stored, value);
+                assert_eq!((around.value_in(&other), Around::of(&other)), (Some(value), Some(around)));
+            }
+        }
+        let around = Around::of(&stored).unwrap();
+        let (before, behind) = (stored[..1 + 1 + 2 + 1 + 1 + 1 + 2].to_vec(), [6 << 3, 7]);
         let twice = [&stored[..], &[5 << 3 | 2, 1, b'x']].concat();
         let first_twice = [&[5 << 3 | 2, 1, b'x'], &stored[..]].concat();
-        let long_length = [&before[..], &[5 << 3 | 2, 0x81, 0, b'x']].concat();
-        for other in [twice, first_twice, long_length, KeyValue { value: b"", ..record }.encode()] {
-            assert_eq!(around(&other), None, "{other:?}");
+        let long_length = [&before[..], &[5 << 3 | 2, 0x81, 0, b'x'], &behind].concat();
+        let short = [&before[..], &[5 << 3 | 2, 2, b'x'], &behind].concat();
+        let other_lease = KeyValue { lease: 8, ..record }.encode();
+        let other_revision = KeyValue { mod_revision: 901, ..record }.encode();
+        let empty = KeyValue { value: b"", ..record }.encode();
+        for other in [twice, first_twice, long_length, short, other_lease, other_revision, empty, put, Vec::new()] {
+            assert_eq!(around.value_in(&other), None, "{other:?}");
         }
     }
 
@@ -266,7 +301,8 @@ mod tests {
         let out = replaced(&twice, b"new");
         assert_eq!(out, [&record_with(b"new")[..], &unknown, &[0x30, 5]].concat());
         assert_eq!(Around::of(&twice[..3]), None);
-        assert!(!Around::of(&twice).unwrap().is_around(&Around::of(&out).unwrap()));
+        assert_eq!(Around::of(&twice).unwrap().value_in(&out), Some(&b"new"[..]));
+        assert_eq!(Around::of(&twice).unwrap().value_in(&twice), None);
     }
 
     fn record_with(value: &[u8]) -> Vec<u8> {
@@ -279,6 +315,38 @@ mod tests {
         let ends = [0, 4, 6, whole.len()];
         for cut in 0..=whole.len() {
             assert_eq!(KeyValue::decode(&whole[..cut]).is_some(), ends.contains(&cut), "{cut}");
+        }
+    }
+
+    proptest! {
+        /// Records that are nearly those of etcd, and those that are not, by both ways.
+        #[test]
+        fn the_short_way_reads_as_the_long_one_does(
+            fields in prop::collection::vec((0_u8..8, 0_u64..1 << 60, 0_u32..60), 0..3),
+            flipped: Option<(prop::sample::Index, u8)>,
+            lease in prop_oneof![Just(0), Just(7), Just(-1)],
+            mod_revision in prop_oneof![Just(2), Just(1 << 40), Just(i64::MAX)],
+        ) {
+            let kv = KeyValue { key: b"/a", create_revision: 2, mod_revision, version: 3, value: b"value", lease };
+            let mut record = kv.encode();
+            for (number, value, shift) in fields {
+                match number % 2 {
+                    0 => wire::put_int64(&mut record, number.into(), (value >> shift) as i64),
+                    _ => wire::put_bytes(&mut record, number.into(), &value.to_le_bytes()),
+                }
+            }
+            if let Some((place, byte)) = flipped {
+                *place.get_mut(&mut record) = byte;
+            }
+            let long = KeyValue::decode_any(&record);
+            prop_assert_eq!(KeyValue::decode(&record), long);
+            let around = Around::of(&record);
+            prop_assert_eq!(around, Around::of_any(&record));
+            if let Some((around, kv)) = around.zip(long) {
+                let other = replaced(&record, b"another value");
+                prop_assert_eq!(KeyValue::decode(&other), Some(KeyValue { value: b"another value", ..kv }));
+                prop_assert_eq!(around.value_in(&other), Some(&b"another value"[..]));
+            }
         }
     }
 

@@ -58,6 +58,20 @@ fn short_varint(input: &[u8]) -> Option<(u64, &[u8])> {
     Some(((fours & 0x0fff_ffff) | (fours & 0x0fff_ffff_0000_0000) >> 4, rest))
 }
 
+/// The bytes of a field that has this number, and what follows it; none if it is another one, or goes beyond what is there.
+#[inline(always)]
+pub(super) fn short_bytes(input: &[u8], number: u32) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = short_varint(input.strip_prefix(&[(number << 3 | 2) as u8])?)?;
+    rest.split_at_checked(usize::try_from(length).ok()?)
+}
+
+/// The same of a number, which must have 56 bits at most.
+#[inline(always)]
+pub(super) fn short_int64(input: &[u8], number: u32) -> Option<(i64, &[u8])> {
+    let (value, rest) = short_varint(input.strip_prefix(&[(number << 3) as u8])?)?;
+    Some((value as i64, rest))
+}
+
 fn any_field(input: &[u8]) -> IResult<&[u8], (u32, Field<'_>)> {
     let (rest, key) = varint(input)?;
     let number = u32::try_from(key >> 3).ok().filter(|number| (1..1 << 29).contains(number));
@@ -150,7 +164,8 @@ pub fn int64_bytes(value: i64) -> usize {
     if value == 0 { 0 } else { 1 + varint_bytes(value as u64) }
 }
 
-fn varint_bytes(value: u64) -> usize {
+/// Bytes that [`put_varint`] appends.
+pub(super) fn varint_bytes(value: u64) -> usize {
     (u64::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
 }
 

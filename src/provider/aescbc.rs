@@ -168,7 +168,9 @@ where
         let steps = lanes.iter().map(|lane| lane.blocks.len()).min().unwrap_or(0);
         for step in 0..steps {
             for (block, lane) in chained.iter_mut().zip(&lanes) {
-                mix(block, lane.blocks.get(step).map_or(&[], |block| block.as_slice()));
+                if let Some(plaintext) = lane.blocks.get(step) {
+                    *block = (u128::from_ne_bytes(block.0) ^ u128::from_ne_bytes(plaintext.0)).to_ne_bytes().into();
+                }
             }
             aes.encrypt_blocks(&mut chained);
             for (sealed, lane) in chained.iter().zip(&mut lanes) {
@@ -256,7 +258,14 @@ fn without_padding(opened: &[u8]) -> Result<usize, Fault> {
         Some(bytes) if padding != 0 => bytes,
         _ => return Err(Fault::NotPadded),
     };
-    let even = opened.iter().skip(plaintext).all(|&byte| byte == padding);
+    let even = match opened.last_chunk::<BLOCK_BYTES>() {
+        // Shifted so that nothing but the padding is left.
+        Some(last) if usize::from(padding) <= BLOCK_BYTES => {
+            let other = u128::from_le_bytes(*last) ^ u128::from_le_bytes([padding; BLOCK_BYTES]);
+            other >> (u128::BITS - u32::from(padding) * u8::BITS) == 0
+        }
+        _ => opened.iter().skip(plaintext).all(|&byte| byte == padding),
+    };
     if even { Ok(plaintext) } else { Err(Fault::Padding) }
 }
 
@@ -311,6 +320,19 @@ mod tests {
         assert_eq!(open(&KEY_32, &seal_blocks(&KEY_32, &[17; 16])), Err(Fault::NotPadded));
         let uneven = [[9; 12].as_slice(), &[4, 3, 4, 4]].concat();
         assert_eq!(open(&KEY_32, &seal_blocks(&KEY_32, &uneven)), Err(Fault::Padding));
+    }
+
+    #[test]
+    fn each_byte_of_the_padding_counts_and_none_before_it() {
+        for padding in 1..=32_u8 {
+            let plaintext = 48 - usize::from(padding);
+            for at in 0..47 {
+                let mut blocks = [padding; 48];
+                blocks[at] ^= 1;
+                let expected = if at < plaintext { Ok(blocks[..plaintext].to_vec()) } else { Err(Fault::Padding) };
+                assert_eq!(open(&KEY_32, &seal_blocks(&KEY_32, &blocks)), expected, "{padding} {at}");
+            }
+        }
     }
 
     #[test]

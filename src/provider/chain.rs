@@ -267,6 +267,11 @@ impl Chain {
         self.label(0, 0).unwrap_or(Label::IDENTITY)
     }
 
+    /// The kind of what the first provider writes; `None` for plaintext.
+    pub fn writes(&self) -> Option<SealedKind> {
+        self.providers.first().and_then(Provider::kind)
+    }
+
     /// What the key at a place of the provider at a place is called; `None` if there is none.
     pub fn label(&self, provider: usize, key: usize) -> Option<Label<'_>> {
         let provider = self.providers.get(provider)?;

@@ -140,20 +140,25 @@ pub(super) fn write_aggregate(out: &mut impl fmt::Write, texts: impl Iterator<It
 /// How many faults are held without allocating. A chain in the middle of a rotation meets one or two for each value.
 const FEW: usize = 3;
 
-/// Faults met on the way, in order. The usual few cost no allocation, since most values open in the end.
-pub(super) struct Faults {
+/// Faults met on the way, in order. The usual few cost no allocation, since most values open in the end; and none, as for most,
+/// costs nothing at all.
+#[derive(Default)]
+pub(super) struct Faults(Option<Met>);
+
+struct Met {
     few: [Option<Fault>; FEW],
     more: Vec<Fault>,
 }
 
 impl Faults {
     pub(super) fn new() -> Self {
-        Self { few: [const { None }; FEW], more: Vec::new() }
+        Self::default()
     }
 
     /// Remembers a fault, unless an equal one is there: the aggregate shows it once anyway.
     pub(super) fn push(&mut self, fault: Fault) {
-        for place in &mut self.few {
+        let Met { few, more } = self.0.get_or_insert(Met { few: [const { None }; FEW], more: Vec::new() });
+        for place in few {
             match place {
                 Some(known) if *known == fault => return,
                 Some(_) => {}
@@ -163,14 +168,15 @@ impl Faults {
                 }
             }
         }
-        if !self.more.contains(&fault) {
-            self.more.push(fault);
+        if !more.contains(&fault) {
+            more.push(fault);
         }
     }
 
     /// The failure that they add up to; `None` if there was no fault.
     pub(super) fn into_failure(self) -> Option<Failure> {
-        let faults: Vec<Fault> = self.few.into_iter().flatten().chain(self.more).collect();
+        let Met { few, more } = self.0?;
+        let faults: Vec<Fault> = few.into_iter().flatten().chain(more).collect();
         let met = |kind| faults.iter().any(|fault| fault.kind() == kind);
         let by_weight = [FailureKind::WrongKey, FailureKind::Kms, FailureKind::Malformed, FailureKind::UnknownKey];
         let kind = by_weight.into_iter().find(|&kind| met(kind))?;

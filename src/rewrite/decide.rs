@@ -341,13 +341,12 @@ fn is_fresh(
     scratch: &mut Plaintext,
 ) -> bool {
     let Some(prepared) = rules.chain(chain) else { return false };
-    let writer = prepared.writer();
+    let writes = prepared.writes();
     // Most values that are to be written anew show it by their prefix.
     let may_be = match prefix::form(value) {
-        Form::Plain | Form::Empty => writer.version.is_empty(),
+        Form::Plain | Form::Empty => writes.is_none(),
         Form::Sealed(sealed) => {
-            (sealed.kind.provider(), sealed.kind.version()) == (writer.provider, writer.version)
-                && sealed.body_under(writer.name.as_bytes()).is_some()
+            writes == Some(sealed.kind) && sealed.body_under(prepared.writer().name.as_bytes()).is_some()
         }
         Form::Unrecognised => false,
     };

@@ -275,7 +275,7 @@ fn last_record(snapshot: &Snapshot) -> Result<(StoreMeta, Option<i64>), RunError
     let mut reader = groups.reader();
     let leaves = groups.leaves();
     reader.load(leaves.saturating_sub(1), leaves, &mut Faults::new());
-    let last = (0..reader.len()).rev().find_map(|number| reader.record(number)?.ok());
+    let last = (0..reader.len()).rev().find_map(|number| reader.record(number)?.1.ok());
     let highest = last.map(|record| record.revision.revision.main);
     Ok((laid.outline.meta.clone(), highest))
 }

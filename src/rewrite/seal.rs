@@ -5,6 +5,7 @@ use std::io;
 use zeroize::Zeroizing;
 
 use crate::audit::rules::ChainRef;
+use crate::bbolt::page::LeafSizes;
 use crate::bbolt::write::{Packer, WriteError};
 use crate::etcd::revision::REVISION_BYTES;
 use crate::etcd::{Around, KeyValue, RevisionKey};
@@ -38,18 +39,24 @@ pub enum MakeError {
 /// Records that are being made.
 #[derive(Debug)]
 pub struct Batch {
-    /// Records one behind the other. Only between two calls of [`seal`](Self::seal) is there plaintext in it.
+    /// Keys and records one behind the other. Only between two calls of [`seal`](Self::seal) is there plaintext in it.
     bytes: Vec<u8>,
-    /// Of each the key, how much of that is meant, and the end.
-    records: Vec<([u8; REVISION_BYTES + 1], usize, usize)>,
+    pairs: Vec<LeafSizes>,
     /// What is not sealed yet, by chain.
     unsealed: Vec<(ChainRef, Vec<Unsealed>)>,
+}
+
+/// A pair that is being made.
+struct Begun {
+    key_bytes: usize,
+    /// Where its record begins.
+    record: usize,
 }
 
 /// Nothing yet.
 impl Default for Batch {
     fn default() -> Self {
-        Self { bytes: Vec::with_capacity(2 * BATCH_BYTES), records: Vec::new(), unsealed: Vec::new() }
+        Self { bytes: Vec::with_capacity(2 * BATCH_BYTES), pairs: Vec::new(), unsealed: Vec::new() }
     }
 }
 
@@ -57,8 +64,9 @@ impl Batch {
     /// Adds a record as it is.
     pub fn keep(&mut self, key: RevisionKey, record: &[u8], target: &Target) {
         self.reserve(record.len(), target);
+        let begun = self.begin(key);
         self.bytes.extend_from_slice(record);
-        self.push(key);
+        self.end(begun);
     }
 
     /// Adds a record whose value is written anew.
@@ -76,6 +84,7 @@ impl Batch {
         self.reserve(record.len() + value_bytes, target);
         // It was decoded a moment ago, so it is a record.
         let around = Around::of(record).ok_or(MakeError::Length(revision))?;
+        let begun = self.begin(key);
         around.put_before(value_bytes, &mut self.bytes);
         let start = self.bytes.len();
         let fill = |bytes: &mut [u8]| randomness.fill(&key, bytes);
@@ -90,7 +99,7 @@ impl Batch {
             return Err(MakeError::Length(revision));
         }
         around.put_behind(&mut self.bytes);
-        self.push(key);
+        self.end(begun);
         Ok(())
     }
 
@@ -102,26 +111,28 @@ impl Batch {
     /// Seals what is not sealed yet and gives all records to `packer`.
     pub fn pack(&mut self, packer: &mut Packer, target: &Target) -> Result<(), MakeError> {
         self.seal(target);
-        let mut start = 0;
-        for (key, key_bytes, end) in self.records.drain(..) {
-            let key = key.get(..key_bytes).unwrap_or_default();
-            packer.push(key, self.bytes.get(start..end).unwrap_or_default())?;
-            start = end;
-        }
+        packer.push_all(&self.pairs, &self.bytes)?;
+        self.pairs.clear();
         self.bytes.clear();
         Ok(())
     }
 
-    /// What was appended is the record of this key.
-    fn push(&mut self, key: RevisionKey) {
+    /// Begins a pair; what is appended from now on is its record.
+    fn begin(&mut self, key: RevisionKey) -> Begun {
         let (key, key_bytes) = key.bytes();
-        self.records.push((key, key_bytes, self.bytes.len()));
+        self.bytes.extend_from_slice(key.get(..key_bytes).unwrap_or_default());
+        Begun { key_bytes, record: self.bytes.len() }
+    }
+
+    fn end(&mut self, Begun { key_bytes, record }: Begun) {
+        let value_bytes = u32::try_from(self.bytes.len() - record).unwrap_or(u32::MAX);
+        self.pairs.push(LeafSizes { is_bucket: false, key_bytes: key_bytes as u32, value_bytes });
     }
 
     /// Makes room. A buffer that moves must not leave plaintext behind.
     fn reserve(&mut self, bytes: usize, target: &Target) {
-        // Numbers and lengths of the fields around the value.
-        let bytes = bytes + 64;
+        // The key, and numbers and lengths of the fields around the value.
+        let bytes = bytes + REVISION_BYTES + 64;
         if self.bytes.capacity() - self.bytes.len() < bytes {
             self.seal(target);
             self.bytes.reserve(bytes);

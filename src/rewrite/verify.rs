@@ -18,7 +18,7 @@ use crate::bbolt::check::Checker;
 use crate::bbolt::page::LeafElement;
 use crate::bbolt::reached::Reached;
 use crate::bbolt::{Fault, FaultKind, Faults};
-use crate::etcd::{Around, KeyValue, schema};
+use crate::etcd::{Around, schema};
 use crate::kube::key::Roots;
 use crate::lock::{into_inner, lock};
 use crate::source::ordered::{Groups, LeafReader};
@@ -115,8 +115,6 @@ struct Comparing<'c> {
     old: LeafReader<'c>,
     new: Follower<'c>,
     proving: Proving<'c>,
-    /// Room for one record.
-    expected: Vec<u8>,
     faults: Faults,
 }
 
@@ -127,7 +125,6 @@ impl<'c> Comparing<'c> {
             old: held.old.reader(),
             new: Follower { groups: held.new, reader: held.new.reader(), leaf: 0, pair: 0, end: 0, loaded: false },
             proving: Proving::new(&held.job.policy, held.source.roots.clone()),
-            expected: Vec::new(),
             faults: Faults::new(),
         }
     }
@@ -155,8 +152,7 @@ impl<'c> Comparing<'c> {
         let kept = self.held.job.kept.map(|kept| kept.on(leaf));
         let mut records = 0;
         for number in 0..self.old.len() {
-            let Some(element) = self.old.pair(number) else { continue };
-            let Some(Ok(record)) = self.old.record(number) else { continue };
+            let Some((element, Ok(record))) = self.old.record(number) else { continue };
             if kept.is_some_and(|kept| kept.binary_search(&record.place).is_err()) {
                 continue;
             }
@@ -169,7 +165,7 @@ impl<'c> Comparing<'c> {
             if found.key != element.key {
                 return Err(unlike(&record, "is not in its place"));
             }
-            compare(&mut self.proving, &mut self.expected, &record, element.value, found.value)?;
+            compare(&mut self.proving, &record, element.value, found.value)?;
             records += 1;
         }
         // By leaves, since threads that add to one number at every record wait for one another.
@@ -178,14 +174,8 @@ impl<'c> Comparing<'c> {
     }
 }
 
-/// Holds a record against what was written of it. `room` is for one record.
-fn compare(
-    proving: &mut Proving<'_>,
-    room: &mut Vec<u8>,
-    record: &Record<'_>,
-    stored: &[u8],
-    found: &[u8],
-) -> Result<(), RewriteError> {
+/// Holds a record against what was written of it.
+fn compare(proving: &mut Proving<'_>, record: &Record<'_>, stored: &[u8], found: &[u8]) -> Result<(), RewriteError> {
     if record.revision.tombstone {
         return if found == stored { Ok(()) } else { Err(unlike(record, "is another deletion")) };
     }
@@ -193,38 +183,12 @@ fn compare(
     let outcome = match found == stored {
         true => proving.stayed(kv.key, kv.value),
         false => proving.written(kv.key, kv.value, || {
-            let written = KeyValue::decode(found).ok_or("is no record")?;
-            match same_around((stored, kv), (found, &written), room) {
-                true => Ok(written.value),
-                false => Err("differs in more than its value".into()),
-            }
+            // The key and all that etcd notes beside the value.
+            let around = Around::of(stored).ok_or("stands where no record was")?;
+            around.value_in(found).ok_or_else(|| "differs in more than its value".into())
         }),
     };
     outcome.map_err(|what| unlike(record, &what))
-}
-
-/// Whether two records are the same but for their values.
-fn same_around(
-    (stored, old): (&[u8], &KeyValue<'_>),
-    (found, new): (&[u8], &KeyValue<'_>),
-    room: &mut Vec<u8>,
-) -> bool {
-    if let (Some(old), Some(new)) = (old.around(stored), new.around(found))
-        && old == new
-    {
-        return true;
-    }
-    let value = new.value;
-    let (Some(old), Some(new)) = (Around::of(stored), Around::of(found)) else { return false };
-    if old.is_around(&new) {
-        return true;
-    }
-    // Where a value stood twice, what is left of the fields tells.
-    room.clear();
-    old.put_before(value.len(), room);
-    room.extend_from_slice(value);
-    old.put_behind(room);
-    room.as_slice() == found
 }
 
 fn unlike(record: &Record<'_>, what: &str) -> RewriteError {

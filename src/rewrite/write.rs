@@ -456,7 +456,7 @@ impl<'w> Worker<'w> {
     fn leaf(&mut self, leaf: usize, reader: &LeafReader<'_>, writes: bool) -> Result<(), MakeError> {
         let kept = self.common.job.kept.map(|kept| kept.on(leaf));
         for number in 0..reader.len() {
-            let (Some(element), Some(record)) = (reader.pair(number), reader.record(number)) else { continue };
+            let Some((element, record)) = reader.record(number) else { continue };
             let Some(record) = self.gathered.faults.note(record) else { continue };
             self.gathered.highest = self.gathered.highest.max(Some(record.revision.revision.main));
             if kept.is_none_or(|kept| kept.binary_search(&record.place).is_ok()) {

@@ -281,6 +281,7 @@ impl LeafReader<'_> {
     }
 
     /// A pair of the leaf, counted in their order.
+    #[inline]
     pub fn pair(&self, number: usize) -> Option<LeafElement<'_>> {
         let pair = self.current.pairs.get(number)?;
         let bytes = self.bytes();
@@ -293,12 +294,14 @@ impl LeafReader<'_> {
         })
     }
 
-    /// The record of a pair, if it is one; if not, why.
-    pub fn record(&self, number: usize) -> Option<Result<Record<'_>, Fault>> {
-        let pair = self.current.pairs.get(number)?;
-        let index = u16::try_from(pair.index).unwrap_or(u16::MAX);
+    /// A pair and its record, if it is one; if not, why.
+    #[inline]
+    pub fn record(&self, number: usize) -> Option<(LeafElement<'_>, Result<Record<'_>, Fault>)> {
+        let index = self.current.pairs.get(number)?.index;
+        let index = u16::try_from(index).unwrap_or(u16::MAX);
         let place = Place { leaf: u32::try_from(self.current.ordinal).unwrap_or(u32::MAX), index };
-        Some(scan::record_of(self.current.page, place, &self.pair(number)?))
+        let element = self.pair(number)?;
+        Some((element, scan::record_of(self.current.page, place, &element)))
     }
 
     /// The first byte behind the leaf's last pair that is not zero, counted from the start of the page.

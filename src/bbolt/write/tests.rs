@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::bbolt::bucket::{Bucket, BucketRoot};
 use crate::bbolt::check::{Checker, check};
-use crate::bbolt::page::{PageHeader, PageKind};
+use crate::bbolt::page::{LeafSizes, PageHeader, PageKind};
 use crate::bbolt::{Faults, OpenError, PageFile, cursor};
 
 pub(in crate::bbolt) type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -151,6 +151,38 @@ proptest! {
     }
 
     #[test]
+    fn pairs_that_come_many_at_once_are_packed_as_if_they_came_one_by_one(
+        pairs in any_pairs(),
+        cuts in prop::collection::vec(0..130_usize, 0..8),
+        fill in 0.25..1.0_f64,
+    ) {
+        let (mut single, mut many) = (Packer::new(4096, Fill::new(fill)), Packer::new(4096, Fill::new(fill)));
+        let all: Vec<_> = pairs.iter().collect();
+        let mut cuts = cuts;
+        cuts.extend([0, all.len()]);
+        cuts.iter_mut().for_each(|cut| *cut = (*cut).min(all.len()));
+        cuts.sort_unstable();
+        for (place, cut) in cuts.windows(2).enumerate() {
+            let run = &all[cut[0]..cut[1]];
+            run.iter().for_each(|(key, value)| single.push(key, value).unwrap());
+            let sizes = |(key, value): &(&Vec<u8>, &Vec<u8>)| LeafSizes {
+                is_bucket: false,
+                key_bytes: key.len() as u32,
+                value_bytes: value.len() as u32,
+            };
+            let data: Vec<u8> = run.iter().flat_map(|(key, value)| [key.as_slice(), value].concat()).collect();
+            match place % 3 {
+                2 => run.iter().for_each(|(key, value)| many.push(key, value).unwrap()),
+                _ => many.push_all(&run.iter().map(sizes).collect::<Vec<_>>(), &data).unwrap(),
+            }
+            prop_assert_eq!(many.packed_bytes(), single.packed_bytes());
+        }
+        let (single, many) = (single.finish(), many.finish());
+        prop_assert_eq!((many.firsts, many.last), (single.firsts, single.last));
+        prop_assert!(many.bytes == single.bytes);
+    }
+
+    #[test]
     fn leaves_that_are_packed_apart_read_back(pairs in any_pairs(), chunk in 1..40_usize, fill in 0.25..1.0_f64) {
         let file = tempfile::tempfile().unwrap();
         let mut writer = Writer::new(&file, 4096, 7).unwrap();
@@ -275,6 +307,10 @@ fn what_bbolt_would_not_take_is_refused() {
     let mut packer = bucket.packer();
     packer.push(b"k", b"x").unwrap();
     assert!(matches!(bucket.place(packer.finish()), Err(WriteError::Order { .. })));
+    let mut packer = bucket.packer();
+    let pair = |key_bytes| LeafSizes { is_bucket: false, key_bytes, value_bytes: 1 };
+    assert!(matches!(packer.push_all(&[pair(1), pair(1)], b"lxkx"), Err(WriteError::Order { number: 1 })));
+    assert!(matches!(bucket.packer().push_all(&[pair(0)], b"x"), Err(WriteError::Key(0))));
     let mut packer = bucket.packer();
     packer.push(b"l", b"x").unwrap();
     bucket.place(packer.finish()).unwrap().write(&file).unwrap();
