@@ -9,9 +9,9 @@ use std::sync::Arc;
 use crate::kube::key::{Address, Roots};
 use crate::provider::plaintext::Plaintext;
 use crate::source::scan::Visitor;
-use crate::source::shelf::{Shelf, ShelfError};
+use crate::source::shelf::ShelfError;
 use crate::source::snapshot::PassOptions;
-use crate::source::trace::{Trace, TraceKey, Traces, settle};
+use crate::source::trace::{Trace, TraceRoom, Traces, settle};
 use crate::source::{Record, Store};
 
 use super::classify::{Reason, State, Told, Verdict, judge};
@@ -108,9 +108,8 @@ pub fn fit(store: &mut Store, rules: &[Rules], pass: PassOptions<'_>, roots: Opt
         Some(roots) => roots,
         None => survey::roots(store, pass)?,
     });
-    let key = TraceKey::random()?;
-    let shelf = Arc::<Shelf>::default();
-    let tries = |_: &()| Tries::new(rules, &known, roots.clone(), Traces::new(key, &shelf));
+    let room = TraceRoom::random()?;
+    let tries = |_: &()| Tries::new(rules, &known, roots.clone(), room.traces());
     let pass = store.pass(pass, |_| (), tries)?;
     let whole = pass.faults.is_empty() && !pass.unsteady;
     let (mut traces, mut used, mut missing) = (Vec::new(), BTreeSet::new(), BTreeMap::new());

@@ -14,10 +14,10 @@ use crate::source::digest::{Digests, Trailer};
 use crate::source::residue::Stray;
 use crate::source::scan::Visitor;
 use crate::source::sha256::Sha256;
-use crate::source::shelf::{Shelf, ShelfError};
+use crate::source::shelf::ShelfError;
 use crate::source::snapshot::{PassOptions, ReadError};
 use crate::source::store::{Index, Reader, StorePass};
-use crate::source::trace::{TAGS, TraceKey, Traces, settle};
+use crate::source::trace::{TAGS, TraceKey, TraceRoom, Traces, settle};
 use crate::source::{Fault, Faults, Place, Record, Store, StoreMeta};
 
 use super::class::{Class, Classes, Met, Names, Number, Scope, TOMBSTONE, Table};
@@ -165,16 +165,8 @@ pub fn audit(store: &mut Store, rules: Rules, options: &Options<'_>) -> Result<A
     let classes = Classes::default();
     let key = TraceKey::random()?;
     let only_entries = store.gives_only_entries();
-    let common = Common {
-        rules: &rules,
-        options,
-        selected,
-        spill: spill.as_ref(),
-        classes: &classes,
-        key,
-        shelf: Arc::default(),
-        only_entries,
-    };
+    let common =
+        Common { rules: &rules, options, selected, spill: spill.as_ref(), classes: &classes, key, only_entries };
     let mut reading = read(store, &common, roots)?;
     let mut nonces = MetNonces::new(std::mem::take(&mut reading.nonces));
     nonces.look_for_originals(store, key, options.pass)?;
@@ -237,7 +229,6 @@ struct Common<'c> {
     spill: Option<&'c Spill>,
     classes: &'c Classes,
     key: TraceKey,
-    shelf: Arc<Shelf>,
     /// The store gives nothing but entries.
     only_entries: bool,
 }
@@ -275,13 +266,13 @@ fn read(store: &mut Store, common: &Common<'_>, roots: Option<Roots>) -> Result<
 }
 
 fn read_once(store: &mut Store, common: &Common<'_>, roots: Option<Roots>) -> Result<Reading, AuditError> {
-    let given = roots.map(Arc::new);
+    let (given, room) = (roots.map(Arc::new), TraceRoom::new(common.key));
     let prepare = |reader: Reader<'_>| {
         common.spill.inspect(|spill| spill.clear());
         given.clone().unwrap_or_else(|| Arc::new(survey::sampled_roots(reader)))
     };
     let pass: StorePass<Worker<'_>> =
-        store.pass(common.options.pass, prepare, |roots| Worker::new(common, roots.clone()))?;
+        store.pass(common.options.pass, prepare, |roots| Worker::new(common, roots.clone(), room.traces()))?;
     let mut reading = Reading {
         index: pass.index,
         roots: Arc::default(),
@@ -319,12 +310,12 @@ struct Worker<'w> {
 }
 
 impl<'w> Worker<'w> {
-    fn new(common: &'w Common<'w>, roots: Arc<Roots>) -> Self {
+    fn new(common: &'w Common<'w>, roots: Arc<Roots>, traces: Traces) -> Self {
         Self {
             common,
             locator: Locator::new(roots),
             memory: Memory::new(common.classes),
-            traces: Traces::new(common.key, &common.shelf),
+            traces,
             scratch: Plaintext::new(),
             rows: common.spill.map(RowSink::new),
             strays: Vec::new(),

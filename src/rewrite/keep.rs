@@ -3,13 +3,11 @@
 //!
 //! Upstream: `etcd-io/etcd` `server/storage/mvcc/{index,kvstore_compaction}.go`.
 
-use std::sync::Arc;
-
 use crate::etcd::meta::StoreMeta;
 use crate::source::scan::Visitor;
-use crate::source::shelf::{Shelf, ShelfError};
+use crate::source::shelf::ShelfError;
 use crate::source::snapshot::{PassOptions, ReadError};
-use crate::source::trace::{Trace, TraceKey, Traces, settle};
+use crate::source::trace::{Trace, TraceRoom, Traces, settle};
 use crate::source::{Place, Record, Store};
 
 /// The tag of a put.
@@ -37,10 +35,9 @@ impl Kept {
         pass: PassOptions<'_>,
     ) -> Result<Self, KeepError> {
         let revision = meta.current_revision(highest);
-        let key = TraceKey::random()?;
+        let room = TraceRoom::random()?;
         let pass = PassOptions { digest: false, ..pass };
-        let shelf = Arc::<Shelf>::default();
-        let worker = |_: &()| Worker { traces: Traces::new(key, &shelf), revision };
+        let worker = |_: &()| Worker { traces: room.traces(), revision };
         let workers = store.pass(pass, |_| (), worker)?.visitors;
         let traces = workers.into_iter().map(|worker| worker.traces).collect();
         let mut places: Vec<_> = settle(traces, Vec::new, keep)?.into_iter().flatten().collect();

@@ -26,10 +26,10 @@ use crate::lock::{into_inner, lock};
 use crate::source::digest::{self, Digests, Trailer};
 use crate::source::ordered::{Groups, LeafReader};
 use crate::source::relay::Relay;
-use crate::source::shelf::{Shelf, ShelfError};
+use crate::source::shelf::ShelfError;
 use crate::source::snapshot::{LaidOut, Outline, PassOptions, ReadError, Snapshot};
 use crate::source::store::Reader;
-use crate::source::trace::{TraceKey, Traces};
+use crate::source::trace::{TraceRoom, Traces};
 use crate::source::{Depth, Record, SCHEMA_FAULT, StoreMeta};
 
 use super::buckets::{self, Edits};
@@ -204,8 +204,7 @@ fn attempt(
         job,
         roots: &roots,
         kinds: &kinds,
-        key: TraceKey::random()?,
-        shelf: Arc::default(),
+        room: TraceRoom::random()?,
         refused: AtomicBool::new(false),
         failed: AtomicBool::new(false),
     };
@@ -269,8 +268,7 @@ struct Common<'c> {
     job: &'c Job<'c>,
     roots: &'c Arc<Roots>,
     kinds: &'c Kinds,
-    key: TraceKey,
-    shelf: Arc<Shelf>,
+    room: TraceRoom,
     /// A value was refused, so nothing needs to be written any more.
     refused: AtomicBool,
     /// Writing failed, so nothing needs to be read any more.
@@ -404,10 +402,9 @@ struct Worker<'w> {
 
 impl<'w> Worker<'w> {
     fn new(common: &'w Common<'w>) -> Self {
-        let traces = Traces::new(common.key, &common.shelf);
         Self {
             common,
-            judging: Judging::new(&common.job.policy, common.kinds, common.roots.clone(), traces),
+            judging: Judging::new(&common.job.policy, common.kinds, common.roots.clone(), common.room.traces()),
             batch: Batch::default(),
             randomness: common.job.randomness.stream(),
             gathered: ReadAll::default(),

@@ -1,7 +1,5 @@
 //! Is the file whole? Every fault, the digests, and the figures that etcd's own tools print for the same file.
 
-use std::sync::Arc;
-
 use rayon::prelude::*;
 
 use crate::bbolt::Fault;
@@ -13,9 +11,9 @@ use super::datadir::replay::Replay;
 use super::datadir::{DataDir, LogFacts};
 use super::digest::Digests;
 use super::scan::Visitor;
-use super::shelf::{Shelf, ShelfError};
+use super::shelf::ShelfError;
 use super::snapshot::{Pass, PassOptions, ReadError, Snapshot};
-use super::trace::{Trace, TraceKey, Traces, settle};
+use super::trace::{Trace, TraceRoom, Traces, settle};
 use super::{Place, Record};
 
 /// Everything that can be said of a file without knowing what its values mean.
@@ -156,9 +154,8 @@ pub enum HashKvAt {
 
 /// Reads the whole file and checks it. With a key-value hash its records are read a second time.
 pub fn check(store: &mut impl Checkable, options: PassOptions<'_>, hash_kv: HashKvAt) -> Result<Report, CheckError> {
-    let key = TraceKey::random()?;
-    let shelf = Arc::<Shelf>::default();
-    let (mut pass, replay) = store.pass_over(options, || Counter::new(Traces::new(key, &shelf)))?;
+    let room = TraceRoom::random()?;
+    let (mut pass, replay) = store.pass_over(options, || Counter::new(room.traces()))?;
     // What only the log has is in none of the figures that etcdutl prints for the database.
     let end = replay.as_ref().map_or(u32::MAX, Replay::first_leaf);
     let segments = pass.visitors.iter_mut().flat_map(|counter| std::mem::take(&mut counter.crc.done));

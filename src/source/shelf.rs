@@ -10,10 +10,11 @@ use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use super::trace::Trace;
+/// A trace as it stands in the file: three words, the lowest byte of each first.
+type Words = [u64; 3];
 
-/// Bytes of a trace in the file: its words, the lowest byte of each first.
-const TRACE_BYTES: usize = 24;
+/// Bytes of a trace in the file.
+const TRACE_BYTES: usize = size_of::<Words>();
 
 /// Traces in full blocks that stay in memory: 24 MiB.
 const ROOM: usize = 1 << 20;
@@ -44,26 +45,27 @@ impl Default for Shelf {
 
 impl Shelf {
     /// For what is beyond so many traces.
-    fn beyond(room: usize) -> Self {
+    pub(super) fn beyond(room: usize) -> Self {
         let (in_memory, end) = (AtomicUsize::new(0), AtomicU64::new(0));
         Self { room, in_memory, file: OnceLock::new(), end, full: AtomicBool::new(false) }
     }
 
     /// Writes a block and tells where it begins, unless there is room for it in memory, or nowhere else.
-    fn put(&self, block: &[Trace]) -> Option<u64> {
-        let before = self.in_memory.fetch_add(block.len(), Ordering::Relaxed);
-        if before + block.len() <= self.room || self.full.load(Ordering::Relaxed) {
+    fn put(&self, block: impl ExactSizeIterator<Item = Words>) -> Option<u64> {
+        let count = block.len();
+        let before = self.in_memory.fetch_add(count, Ordering::Relaxed);
+        if before + count <= self.room || self.full.load(Ordering::Relaxed) {
             return None;
         }
         let file = self.file.get_or_init(|| tempfile::tempfile().ok()).as_ref();
-        let bytes: Vec<u8> = block.iter().flat_map(Trace::words).flat_map(u64::to_le_bytes).collect();
+        let bytes: Vec<u8> = block.flatten().flat_map(u64::to_le_bytes).collect();
         let offset = self.end.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         if file.is_none_or(|file| file.write_all_at(&bytes, offset).is_err()) {
             tracing::debug!("no room for traces in a temporary file; they stay in memory");
             self.full.store(true, Ordering::Relaxed);
             return None;
         }
-        self.in_memory.fetch_sub(block.len(), Ordering::Relaxed);
+        self.in_memory.fetch_sub(count, Ordering::Relaxed);
         Some(offset)
     }
 
@@ -84,95 +86,84 @@ pub struct Away {
 
 impl Away {
     /// Puts a block away, unless it is to stay in memory.
-    pub fn put(&mut self, shelf: &Shelf, block: &[Trace]) -> bool {
+    pub fn put(&mut self, shelf: &Shelf, block: impl ExactSizeIterator<Item = Words>) -> bool {
+        let count = block.len();
         let put = shelf.put(block);
-        self.blocks.extend(put.map(|offset| (offset, block.len())));
+        self.blocks.extend(put.map(|offset| (offset, count)));
         put.is_some()
     }
 
-    /// Appends to `traces` what was put away.
+    /// Gives what was put away to `visit`.
     ///
     /// # Errors
     ///
     /// It cannot be read.
-    pub fn take(self, shelf: &Shelf, traces: &mut Vec<Trace>) -> Result<(), ShelfError> {
-        let mut bytes = Vec::new();
+    pub fn take(self, shelf: &Shelf, visit: impl FnMut(Words)) -> Result<(), ShelfError> {
+        let (mut bytes, mut visit) = (Vec::new(), visit);
         for (offset, count) in self.blocks {
             bytes.resize(count * TRACE_BYTES, 0);
             shelf.read(offset, &mut bytes)?;
-            traces.extend(bytes.chunks_exact(TRACE_BYTES).map(decode));
+            bytes.chunks_exact(TRACE_BYTES).map(decode).for_each(&mut visit);
         }
         Ok(())
     }
 }
 
-fn decode(bytes: &[u8]) -> Trace {
+fn decode(bytes: &[u8]) -> Words {
     let word = |number: usize| {
         let bytes = bytes.get(number * 8..).and_then(<[u8]>::first_chunk).copied().unwrap_or_default();
         u64::from_le_bytes(bytes)
     };
-    Trace::from_words([word(0), word(1), word(2)])
+    [word(0), word(1), word(2)]
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use super::super::Place;
-    use super::super::trace::{TraceKey, Traces, settle};
     use super::*;
 
-    /// Three records of each of 20,000 keys, by two workers.
-    fn traces(key: TraceKey, shelf: &Arc<Shelf>) -> Vec<Traces> {
-        let mut workers = [Traces::new(key, shelf), Traces::new(key, shelf)];
-        for leaf in 0..60_000_u32 {
-            let name = format!("/registry/{}", leaf % 20_000);
-            workers[leaf as usize % 2].leave(name.as_bytes(), Place { leaf, index: 3 }, leaf % 7);
-        }
-        workers.into()
+    /// A hundred blocks of a hundred.
+    fn blocks() -> Vec<Vec<Words>> {
+        (0..100).map(|block| (0..100).map(|word| [block, word, u64::MAX - word]).collect()).collect()
     }
 
-    /// The records of each key, in the order of digests.
-    fn settled(traces: Vec<Traces>) -> Result<Vec<Vec<Trace>>, ShelfError> {
-        let parts = settle(traces, Vec::new, |groups, records| groups.push(records.to_vec()))?;
-        let mut all: Vec<_> = parts.into_iter().flatten().collect();
-        all.sort();
-        Ok(all)
+    /// What of them is put away, and what comes back of that.
+    fn away(shelf: &Shelf) -> (Vec<Words>, Vec<Words>) {
+        let (mut away, mut put, mut back) = (Away::default(), Vec::new(), Vec::new());
+        for block in blocks() {
+            if away.put(shelf, block.iter().copied()) {
+                put.extend(block);
+            }
+        }
+        away.take(shelf, |words| back.push(words)).unwrap();
+        (put, back)
     }
 
     #[test]
-    fn what_was_put_away_is_settled_as_if_it_had_stayed() {
-        let key = TraceKey::random().unwrap();
-        let in_memory = Arc::new(Shelf::beyond(usize::MAX));
-        let expected = settled(traces(key, &in_memory)).unwrap();
-        assert!(in_memory.file.get().is_none());
-        assert_eq!(expected.iter().map(Vec::len).collect::<Vec<_>>(), vec![3; 20_000]);
-        for room in [0, 10_000] {
-            let shelf = Arc::new(Shelf::beyond(room));
-            let traces = traces(key, &shelf);
-            let away = shelf.end.load(Ordering::Relaxed) / TRACE_BYTES as u64;
-            assert!(away > 30_000, "{away} beyond {room}");
-            assert!(shelf.in_memory.load(Ordering::Relaxed) <= room);
-            assert_eq!(settled(traces).unwrap(), expected);
+    fn what_is_beyond_the_room_comes_back_as_it_was() {
+        for (room, expected) in [(0, 10_000), (100, 9900), (250, 9800), (10_000, 0)] {
+            let shelf = Shelf::beyond(room);
+            let (put, back) = away(&shelf);
+            assert_eq!((put.len(), shelf.file.get().is_some()), (expected, expected > 0));
+            assert_eq!(back, put);
+            assert!(shelf.in_memory.into_inner() <= room);
         }
     }
 
     #[test]
     fn what_finds_no_room_in_the_file_stays_in_memory() {
-        let shelf = Shelf::beyond(10_000);
+        let shelf = Shelf::beyond(1000);
         // Nothing can be written to this one.
         shelf.file.set(Some(File::open("/dev/null").unwrap())).unwrap();
-        let shelf = Arc::new(shelf);
-        let traces = traces(TraceKey::random().unwrap(), &shelf);
-        assert!(shelf.full.load(Ordering::Relaxed));
-        assert_eq!(settled(traces).unwrap().iter().map(Vec::len).collect::<Vec<_>>(), vec![3; 20_000]);
+        assert_eq!(away(&shelf), (Vec::new(), Vec::new()));
+        assert!(shelf.full.into_inner());
+        assert_eq!(shelf.in_memory.into_inner(), 10_000);
     }
 
     #[test]
     fn what_cannot_be_read_back_is_an_error() {
-        let shelf = Arc::new(Shelf::beyond(0));
-        let traces = traces(TraceKey::random().unwrap(), &shelf);
+        let (shelf, mut away) = (Shelf::beyond(0), Away::default());
+        assert!(away.put(&shelf, blocks().concat().into_iter()));
         shelf.file.get().and_then(Option::as_ref).unwrap().set_len(1000).unwrap();
-        assert!(settled(traces).is_err());
+        assert!(away.take(&shelf, |_| ()).is_err());
     }
 }

@@ -104,12 +104,12 @@ impl Trace {
     }
 
     /// As three numbers.
-    pub(super) fn words(&self) -> [u64; 3] {
+    fn words(&self) -> [u64; 3] {
         [self.high, self.low, self.mark.0]
     }
 
     /// What gave these [`words`](Self::words).
-    pub(super) fn from_words([high, low, mark]: [u64; 3]) -> Self {
+    fn from_words([high, low, mark]: [u64; 3]) -> Self {
         Self { high, low, mark: Mark(mark) }
     }
 
@@ -133,10 +133,34 @@ impl Trace {
     }
 }
 
-/// The traces that one worker gathers.
-pub struct Traces {
+/// What all workers of a pass have in common: the key of their digests, and the file for what is too much for memory.
+#[derive(Clone, Debug)]
+pub struct TraceRoom {
     key: TraceKey,
     shelf: Arc<Shelf>,
+}
+
+impl TraceRoom {
+    /// Nothing is in it yet.
+    pub fn new(key: TraceKey) -> Self {
+        Self { key, shelf: Arc::default() }
+    }
+
+    /// The same under a key that nobody knows.
+    pub fn random() -> Result<Self, getrandom::Error> {
+        TraceKey::random().map(Self::new)
+    }
+
+    /// For one worker; there are none yet.
+    pub fn traces(&self) -> Traces {
+        let partitions = (0..PARTITIONS).map(|_| Partition::default()).collect();
+        Traces { room: self.clone(), partitions }
+    }
+}
+
+/// The traces that one worker gathers.
+pub struct Traces {
+    room: TraceRoom,
     partitions: Vec<Partition>,
 }
 
@@ -148,20 +172,15 @@ struct Partition {
 }
 
 impl Traces {
-    /// None yet. All workers of a run have one shelf.
-    pub fn new(key: TraceKey, shelf: &Arc<Shelf>) -> Self {
-        Self { key, shelf: shelf.clone(), partitions: (0..PARTITIONS).map(|_| Partition::default()).collect() }
-    }
-
     /// Leaves a trace of a record of `key`. Tags of [`TAGS`] and more count as the greatest one.
     /// Gives the key's digest.
     pub fn leave(&mut self, key: &[u8], place: Place, tag: u32) -> u128 {
-        let digest = self.key.digest(key);
+        let digest = self.room.key.digest(key);
         let trace = Trace::new(digest, place, tag);
         let Some(partition) = self.partitions.get_mut((trace.high >> 58) as usize) else { return digest };
         match partition.blocks.last_mut() {
             Some(block) if block.len() < block.capacity() => block.push(trace),
-            Some(block) if partition.away.put(&self.shelf, block) => {
+            Some(block) if partition.away.put(&self.room.shelf, block.iter().map(Trace::words)) => {
                 block.clear();
                 block.push(trace);
             }
@@ -189,16 +208,16 @@ pub fn settle<A: Send>(
     visit: impl Fn(&mut A, &[Trace]) + Sync,
 ) -> Result<Vec<A>, ShelfError> {
     let mut partitions: Vec<Vec<(Partition, Arc<Shelf>)>> = (0..PARTITIONS).map(|_| Vec::new()).collect();
-    for Traces { shelf, partitions: own, .. } in workers {
+    for Traces { room, partitions: own } in workers {
         for (all, own) in partitions.iter_mut().zip(own) {
-            all.push((own, shelf.clone()));
+            all.push((own, room.shelf.clone()));
         }
     }
     let settle_one = |traces: &mut Vec<Trace>, parts: Vec<(Partition, Arc<Shelf>)>| {
         traces.clear();
         for (Partition { blocks, away }, shelf) in parts {
             blocks.into_iter().for_each(|block| traces.extend_from_slice(&block));
-            away.take(&shelf, traces)?;
+            away.take(&shelf, |words| traces.push(Trace::from_words(words)))?;
         }
         sort(traces);
         let mut settled = new();
@@ -244,9 +263,8 @@ mod tests {
 
     #[test]
     fn records_come_back_by_key_in_the_order_of_their_places() {
-        let key = TraceKey::random().unwrap();
-        let shelf = Arc::default();
-        let mut workers = [Traces::new(key, &shelf), Traces::new(key, &shelf)];
+        let room = TraceRoom::random().unwrap();
+        let mut workers = [room.traces(), room.traces()];
         for leaf in (0..3000_u32).rev() {
             let name = format!("/registry/{}", leaf % 7);
             workers[leaf as usize % 2].leave(name.as_bytes(), Place { leaf, index: 3 }, leaf % 7);
@@ -257,6 +275,42 @@ mod tests {
         for group in groups {
             assert!(group.is_sorted_by_key(Trace::place));
             assert!(group.iter().all(|trace| trace.tag() == group[0].tag() && trace.place().leaf % 7 == trace.tag()));
+        }
+    }
+
+    /// Three records of each of 20,000 keys, by two workers.
+    fn many(room: &TraceRoom) -> Vec<Traces> {
+        let mut workers = [room.traces(), room.traces()];
+        for leaf in 0..60_000_u32 {
+            let name = format!("/registry/{}", leaf % 20_000);
+            workers[leaf as usize % 2].leave(name.as_bytes(), Place { leaf, index: 3 }, leaf % 7);
+        }
+        workers.into()
+    }
+
+    /// The records of each key, in the order of digests.
+    fn settled(traces: Vec<Traces>) -> Result<Vec<Vec<Trace>>, ShelfError> {
+        let parts = settle(traces, Vec::new, |groups, records| groups.push(records.to_vec()))?;
+        let mut all: Vec<_> = parts.into_iter().flatten().collect();
+        all.sort();
+        Ok(all)
+    }
+
+    #[test]
+    fn what_was_put_away_is_settled_as_if_it_had_stayed() {
+        let key = TraceKey::random().unwrap();
+        let room = |records| TraceRoom { key, shelf: Arc::new(Shelf::beyond(records)) };
+        let most_blocks = |traces: &[Traces]| {
+            traces.iter().flat_map(|traces| &traces.partitions).map(|partition| partition.blocks.len()).max()
+        };
+        let stayed = many(&room(usize::MAX));
+        assert!(most_blocks(&stayed) > Some(2));
+        let expected = settled(stayed).unwrap();
+        assert_eq!(expected.iter().map(Vec::len).collect::<Vec<_>>(), vec![3; 20_000]);
+        for records in [0, 10_000] {
+            let traces = many(&room(records));
+            assert!(records > 0 || most_blocks(&traces) == Some(1));
+            assert_eq!(settled(traces).unwrap(), expected);
         }
     }
 

@@ -26,10 +26,9 @@ use crate::kube::roots::RootFinder;
 use crate::lock::{into_inner, lock};
 use crate::source::Faults;
 use crate::source::kine::{self, KineReadError, KineStore, place_of, record};
-use crate::source::shelf::Shelf;
 use crate::source::snapshot::ReadError;
 use crate::source::store::Reader;
-use crate::source::trace::{TraceKey, Traces};
+use crate::source::trace::{TraceRoom, Traces};
 
 use super::decide::Decision;
 use super::judging::{Judging, Noted};
@@ -130,13 +129,13 @@ fn attempt(store: &KineStore, job: &Job<'_>, out: Option<&Out<'_>>, roots: &Arc<
         sealings.restart();
     }
     let kinds = Kinds::default();
-    let key = TraceKey::random()?;
+    let room = TraceRoom::random()?;
     let source = store.database();
     let writer = match out {
         Some(out) => Some(Writer::create(&std::path::absolute(out.path)?, &source).map_err(RewriteError::Table)?),
         None => None,
     };
-    let all = read(store, &source, (job, roots), (&kinds, key), writer.as_ref())?;
+    let all = read(store, &source, (job, roots), (&kinds, room), writer.as_ref())?;
     // What is refused is not taken, so it need not be ended.
     if let (Some(writer), Some(out)) = (writer, out.filter(|_| all.noted.refused.is_empty())) {
         writer.finish(&source).map_err(RewriteError::Table)?;
@@ -152,7 +151,7 @@ fn read(
     store: &KineStore,
     source: &Database,
     (job, roots): (&Job<'_>, &Arc<Roots>),
-    (kinds, key): (&Kinds, TraceKey),
+    (kinds, room): (&Kinds, TraceRoom),
     writer: Option<&Writer>,
 ) -> Result<All, RewriteError> {
     let rows = writer.map(Writer::rows).transpose().map_err(RewriteError::Table)?;
@@ -160,8 +159,7 @@ fn read(
         job,
         kinds,
         roots,
-        key,
-        shelf: Arc::default(),
+        room,
         plan: Plan::of(store, job),
         rows,
         batch: Vec::new(),
@@ -240,8 +238,7 @@ struct Copying<'c, 'w> {
     job: &'c Job<'c>,
     kinds: &'c Kinds,
     roots: &'c Arc<Roots>,
-    key: TraceKey,
-    shelf: Arc<Shelf>,
+    room: TraceRoom,
     plan: Plan<'c>,
     rows: Option<Rows<'w>>,
     batch: Vec<Item>,
@@ -301,7 +298,7 @@ impl Copying<'_, '_> {
         let traces = Mutex::new(std::mem::take(&mut self.traces));
         let parts = batch.par_chunks_mut(share).map(|items| {
             let known = lock(&traces).pop();
-            let traces = known.unwrap_or_else(|| Traces::new(self.key, &self.shelf));
+            let traces = known.unwrap_or_else(|| self.room.traces());
             let judging = Judging::new(&self.job.policy, self.kinds, self.roots.clone(), traces);
             let mut worker = Worker { judging, randomness: self.job.randomness.stream(), job: self.job, row_bytes: 0 };
             items.iter_mut().try_for_each(|item| worker.item(item, writes))?;
