@@ -43,8 +43,8 @@ use super::target::{RandomStream, Randomness, Target};
 /// Packed pages of one group that are handed over before it is done, so that large values do not fill the memory.
 const PART_BYTES: usize = 4 << 20;
 
-/// Bytes that may be written before the system is asked again to bring them to the disk.
-const SYNC_BYTES: u64 = 64 << 20;
+/// Bytes that may be written before the system is asked again to bring them to the disk. So many may be left to wait for in the end.
+const SYNC_BYTES: u64 = 16 << 20;
 
 /// How often it is looked whether there are so many.
 const SYNC_PAUSE: Duration = Duration::from_millis(5);
