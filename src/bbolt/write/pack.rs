@@ -26,7 +26,7 @@ impl Packer {
         Self { page_size, fill, waiting: Waiting::default(), done: Leaves::default(), last: Last::default() }
     }
 
-    /// Uses a buffer again that [`Placed::into_bytes`] gave.
+    /// Uses a buffer again that [`Placed::into_bytes`](super::Placed::into_bytes) gave.
     pub fn with_buffer(mut self, buffer: Vec<u8>) -> Self {
         self.reuse(buffer);
         self
