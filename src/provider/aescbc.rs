@@ -196,15 +196,15 @@ where
 fn decrypt<C: BlockCipherDecrypt<BlockSize = U16>>(aes: &C, iv: &[u8; IV_BYTES], sealed: &[u8], opened: &mut [u8]) {
     let (sealed_blocks, _) = Block::slice_as_chunks(sealed);
     let (opened_blocks, _) = Block::slice_as_chunks_mut(opened);
-    aes.decrypt_with_backend(Blocks { sealed: sealed_blocks, opened: opened_blocks });
-    // What CBC adds to the cipher: each block was mixed with the sealed one before it.
-    mix(opened.get_mut(..IV_BYTES).unwrap_or_default(), iv);
-    mix(opened.get_mut(IV_BYTES..sealed.len()).unwrap_or_default(), sealed);
+    aes.decrypt_with_backend(Blocks { iv: (*iv).into(), sealed: sealed_blocks, opened: opened_blocks });
 }
 
-/// Mixes two texts, as far as the shorter one goes.
-fn mix(text: &mut [u8], other: &[u8]) {
-    text.iter_mut().zip(other).for_each(|(byte, other)| *byte ^= other);
+/// Mixes texts block by block, as far as the shorter one goes.
+#[inline(always)]
+fn mix(text: &mut [Block], other: &[Block]) {
+    for (block, other) in text.iter_mut().zip(other) {
+        *block = (u128::from_ne_bytes(block.0) ^ u128::from_ne_bytes(other.0)).to_ne_bytes().into();
+    }
 }
 
 /// Blocks to be decrypted, each for itself, and where they go.
@@ -212,7 +212,10 @@ fn mix(text: &mut [u8], other: &[u8]) {
 /// The crates decrypt a number of blocks at once that depends on the processor, up to 64, and what is left of a value one
 /// after another. Most values are shorter than 64 blocks, so here the rest goes as a whole, too, filled up with whatever
 /// stands in the room behind it.
+///
+/// They are mixed here, too, where the compiler knows the processor.
 struct Blocks<'b> {
+    iv: Block,
     sealed: &'b [Block],
     opened: &'b mut [Block],
 }
@@ -243,6 +246,12 @@ impl BlockCipherDecClosure for Blocks<'_> {
                     backend.decrypt_block((sealed, opened).into());
                 }
             }
+        }
+        // What CBC adds to the cipher: each block was mixed with the sealed one before it.
+        let opened = self.opened.get_mut(..self.sealed.len()).unwrap_or_default();
+        if let Some((first, behind)) = opened.split_first_mut() {
+            mix(std::slice::from_mut(first), std::slice::from_ref(&self.iv));
+            mix(behind, self.sealed);
         }
     }
 }

@@ -16,10 +16,10 @@ use crate::audit::survey;
 use crate::distro::reseal::Replacements;
 use crate::kube::key::Roots;
 use crate::kube::select::{SelectError, Selection};
-use crate::source::digest::TRAILER_BYTES;
+use crate::source::digest::{self, Digests, TRAILER_BYTES};
 #[cfg(feature = "kine")]
 use crate::source::kine::KineStore;
-use crate::source::snapshot::{PassOptions, Snapshot};
+use crate::source::snapshot::{PassOptions, ReadError, Snapshot};
 use crate::source::{Depth, Faults, Store, StoreMeta};
 
 use super::buckets::{Edits, Release};
@@ -214,16 +214,27 @@ pub fn rewrite(store: &mut Store, request: &Request<'_>, out: Option<&Out<'_>>) 
     }
     let snapshot = &*store.as_file().ok_or(RewriteError::NoPages)?;
     let copied = pool.install(|| write::write(snapshot, &job, out.map(|out| out.file)))?;
-    let Copied { written, unsettled, outline } = copied;
+    let Copied { mut written, unsettled, outline } = copied;
     let source = Source { snapshot, outline: &outline, roots: &written.roots };
     let end = || match (out, obstacle(&written, request)) {
-        (None, obstacle) => Ok(End::Planned(obstacle)),
-        (Some(_), Some(obstacle)) => Ok(End::Refused(obstacle)),
-        (Some(out), None) => finish(&source, request, &job, out).map(End::Proved),
+        (None, obstacle) => Ok((End::Planned(obstacle), written.digests)),
+        (Some(_), Some(obstacle)) => Ok((End::Refused(obstacle), hashed(snapshot, request.pass)?)),
+        (Some(out), None) => {
+            finish(&source, request, &job, out).map(|(product, digests)| (End::Proved(product), digests))
+        }
     };
     // While one waits for the disk, another one counts.
     let (end, rows) = pool.install(|| rayon::join(end, || unsettled.rows()));
-    Ok(Outcome { end: end?, rows: rows.map_err(RewriteError::from)?, written })
+    let (end, digests) = end?;
+    written.digests = digests;
+    Ok(Outcome { end, rows: rows.map_err(RewriteError::from)?, written })
+}
+
+/// The digests of a source that nothing was proved about. If it is damaged, that is why, and is to be said instead.
+fn hashed(snapshot: &Snapshot, pass: PassOptions<'_>) -> Result<Option<Digests>, RewriteError> {
+    let pages = snapshot.pages();
+    let digests = pass.digest.then(|| digest::digests(pages.file(), pages.file_bytes(), pass.progress));
+    digests.transpose().map_err(ReadError::Io)?.map(write::fitting).transpose()
 }
 
 /// Why there is no result.
@@ -324,12 +335,17 @@ fn obstacle(written: &Written, request: &Request<'_>) -> Option<Obstacle> {
     }
 }
 
-/// Brings the file to the disk, proves it, and ends it as its form wants.
-fn finish(source: &Source<'_>, request: &Request<'_>, job: &Job<'_>, out: &Out<'_>) -> Result<Product, RewriteError> {
+/// Brings the file to the disk, proves it, and ends it as its form wants. With it come the source's digests.
+fn finish(
+    source: &Source<'_>,
+    request: &Request<'_>,
+    job: &Job<'_>,
+    out: &Out<'_>,
+) -> Result<(Product, Option<Digests>), RewriteError> {
     tracing::info!("written; waiting for the disk");
     out.file.sync_all()?;
     tracing::info!("on the disk; reading it back");
-    let Proof { mut hash, records } = verify::verify(source, job, (out.reopen)()?)?;
+    let Proof { mut hash, records, source: digests } = verify::verify(source, job, (out.reopen)()?)?;
     tracing::info!(records, "proved");
     let pages = out.file.metadata()?.len();
     let is_snapshot = source.snapshot.has_trailer() || source.snapshot.lost_its_trailer();
@@ -355,5 +371,5 @@ fn finish(source: &Source<'_>, request: &Request<'_>, job: &Job<'_>, out: &Out<'
         }
         Form::Kine => return Err(RewriteError::OtherForm),
     };
-    Ok(Product { form, bytes, sha256: hash.finalize(), records })
+    Ok((Product { form, bytes, sha256: hash.finalize(), records }, digests))
 }

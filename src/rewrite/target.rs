@@ -3,6 +3,10 @@
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use chacha20::ChaCha20Rng;
+use chacha20::rand_core::{Rng, SeedableRng};
+use zeroize::Zeroizing;
+
 use crate::audit::deks::Deks;
 use crate::audit::rules::{ChainRef, Guard, Rules};
 use crate::etcd::RevisionKey;
@@ -133,40 +137,58 @@ pub trait RandomStream {
     fn fill(&mut self, revision: &RevisionKey, bytes: &mut [u8]) -> io::Result<()>;
 }
 
-/// The operating system's.
+/// The operating system's: each stream is ChaCha20 under a key of its own that the system gave, as the system itself makes its
+/// random bytes, and without a call into the kernel for them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemRandomness;
 
-/// Bytes that the system is asked for at once. A question for each value costs more than the bytes.
-const RANDOM_BYTES: usize = 4096;
-
-/// Random bytes that were not given out yet.
-struct SystemStream {
-    bytes: Box<[u8; RANDOM_BYTES]>,
-    used: usize,
-}
+/// A stream that takes its key when it is first asked, and wipes it in the end.
+#[derive(Default)]
+struct SystemStream(Option<ChaCha20Rng>);
 
 impl Randomness for SystemRandomness {
     fn stream(&self) -> Box<dyn RandomStream> {
-        Box::new(SystemStream { bytes: Box::new([0; RANDOM_BYTES]), used: RANDOM_BYTES })
+        Box::<SystemStream>::default()
     }
 }
 
 impl RandomStream for SystemStream {
     fn fill(&mut self, _revision: &RevisionKey, bytes: &mut [u8]) -> io::Result<()> {
-        if bytes.len() > RANDOM_BYTES - self.used {
-            if bytes.len() > RANDOM_BYTES {
-                return getrandom::fill(bytes).map_err(io::Error::other);
+        let rng = match &mut self.0 {
+            Some(rng) => rng,
+            none => {
+                let mut key = Zeroizing::new([0; 32]);
+                getrandom::fill(&mut *key).map_err(io::Error::other)?;
+                none.insert(ChaCha20Rng::from_seed(*key))
             }
-            getrandom::fill(&mut *self.bytes).map_err(io::Error::other)?;
-            self.used = 0;
-        }
-        let taken = self.bytes.get(self.used..self.used + bytes.len()).unwrap_or_default();
-        if taken.len() != bytes.len() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        bytes.copy_from_slice(taken);
-        self.used += bytes.len();
+        };
+        rng.fill_bytes(bytes);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::etcd::revision::Revision;
+
+    #[test]
+    fn streams_share_no_bytes_and_give_none_twice() {
+        let at = RevisionKey { revision: Revision { main: 1, sub: 0 }, tombstone: false };
+        let mut given = BTreeSet::new();
+        for _ in 0..4 {
+            let mut stream = SystemRandomness.stream();
+            for _ in 0..1000 {
+                let mut nonce = [0; 12];
+                stream.fill(&at, &mut nonce).unwrap();
+                assert!(given.insert(nonce));
+            }
+        }
+        // As many as are asked for, even if it is much.
+        let mut long = vec![0; 100_000];
+        SystemRandomness.stream().fill(&at, &mut long).unwrap();
+        assert!(long.chunks(1000).all(|piece| piece.iter().collect::<BTreeSet<_>>().len() > 200));
     }
 }

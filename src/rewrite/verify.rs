@@ -5,6 +5,10 @@
 //!   value holds, which is opened once more for that.
 //! * No record is missing and none is there that the source has not; the other buckets hold what they are to hold.
 //! * Every page is reached, every invariant of `check` holds, and no byte stands where nothing belongs.
+//! * What was read of the source has the digest that stands at its end.
+//!
+//! Both files are hashed by the workers, each what it has in hand ([`Relay`]). That the source is hashed here and not when it is read
+//! for the first time lets two of them hash at once: of one file only one can.
 //!
 //! What is to become of a record that is the same in both files is decided anew here, from the source. Of one that differs it is
 //! asked whether it was selected and would be written in another form; that the object inside is the one its key names was seen
@@ -21,15 +25,16 @@ use crate::bbolt::{Fault, FaultKind, Faults};
 use crate::etcd::{Around, schema};
 use crate::kube::key::Roots;
 use crate::lock::{into_inner, lock};
+use crate::source::digest::{self, Digests};
 use crate::source::ordered::{Groups, LeafReader};
 use crate::source::relay::Relay;
 use crate::source::sha256::Sha256;
-use crate::source::snapshot::{Outline, Snapshot};
+use crate::source::snapshot::{Outline, ReadError, Snapshot};
 use crate::source::{Depth, PageFile, Record};
 
 use super::buckets::{self, Edits};
 use super::prove::Proving;
-use super::write::{Job, RewriteError};
+use super::write::{self, Job, RewriteError};
 
 /// What the proof needs to know of the source.
 pub struct Source<'s> {
@@ -48,22 +53,53 @@ pub struct Proof {
     pub hash: Sha256,
     /// Records that were held against the source's.
     pub records: u64,
+    /// The source's digests, if they were wanted.
+    pub source: Option<Digests>,
 }
 
 /// Reads back what `file` holds and proves it.
 ///
 /// # Errors
 ///
-/// [`RewriteError::Unproved`] with the first thing that is not as it should be.
+/// [`RewriteError::Trailer`] if the source is not what it was when its digest was made, else [`RewriteError::Unproved`] with the first
+/// thing that is not as it should be.
 pub fn verify(source: &Source<'_>, job: &Job<'_>, file: File) -> Result<Proof, RewriteError> {
     let written = Snapshot::open(file).map_err(|error| RewriteError::Unproved(error.to_string()))?;
-    let pages = written.pages();
-    let relay = Relay::new(pages.file(), pages.file_bytes(), job.pass.progress);
-    let new = relay.beside(|| written.lay_out(Depth::Uniform));
+    let (old, new) = (source.snapshot.pages(), written.pages());
+    let progress = job.pass.progress;
+    let hashing = || Relay::new(old.file(), digest::database_bytes(old.file_bytes()), progress);
+    let relays = Relays { old: job.pass.digest.then(hashing), new: Relay::new(new.file(), new.file_bytes(), progress) };
+    let proved = compare_all(source, job, &written, &relays);
+    if let Err(RewriteError::Interrupted) = proved {
+        return Err(RewriteError::Interrupted);
+    }
+    // If the source is damaged, whatever else is wrong comes from that.
+    let hash = relays.old.map(Relay::finish).transpose().map_err(ReadError::Io)?;
+    let digests =
+        hash.map(|hash| Digests::of(old.file(), old.file_bytes(), hash)).transpose().map_err(ReadError::Io)?;
+    let source = digests.map(write::fitting).transpose()?;
+    Ok(Proof { records: proved?, hash: relays.new.finish()?, source })
+}
+
+/// What hashes the two files.
+struct Relays<'r> {
+    old: Option<Relay<'r>>,
+    new: Relay<'r>,
+}
+
+/// Holds everything against the source, and gives how many records that was.
+fn compare_all(
+    source: &Source<'_>,
+    job: &Job<'_>,
+    written: &Snapshot,
+    relays: &Relays<'_>,
+) -> Result<u64, RewriteError> {
+    let new = relays.new.beside(|| written.lay_out(Depth::Uniform));
     let new = new.map_err(|error| RewriteError::Unproved(error.to_string()))?;
     let old_pages = source.snapshot.pages();
     let reached = Reached::new(old_pages.readable_pages());
-    let (old_groups, new_groups) = (source.outline.groups(old_pages, &reached), new.groups().hashed_by(Some(&relay)));
+    let old_groups = source.outline.groups(old_pages, &reached).hashed_by(relays.old.as_ref());
+    let new_groups = new.groups().hashed_by(Some(&relays.new));
     let held = Held { source, job, old: &old_groups, new: &new_groups, records: AtomicU64::new(0) };
     let faults = held.all()?;
     let records = held.records.into_inner();
@@ -76,8 +112,8 @@ pub fn verify(source: &Source<'_>, job: &Job<'_>, file: File) -> Result<Proof, R
         let free = outcome.free_pages;
         return Err(RewriteError::Unproved(format!("{free} pages hold nothing of the source's")));
     }
-    same_buckets(old_pages, pages, &job.edits)?;
-    Ok(Proof { hash: relay.finish()?, records })
+    same_buckets(old_pages, written.pages(), &job.edits)?;
+    Ok(records)
 }
 
 /// Two stores that are held against each other.

@@ -1,8 +1,9 @@
 //! The whole store into a file, in one pass over the source: every value decided, sealed and packed by the worker that reads
 //! it, in the order of keys. Without a file it is only planned.
 //!
-//! The workers also hash the source, each what it has in hand ([`Relay`]); another thread has the system write what is
-//! done to the disk, so that little is left to wait for at the end.
+//! Another thread has the system write what is done to the disk, so that little is left to wait for at the end. The source's digest
+//! is for the proof to make, which reads it once more; what is only planned is hashed by the workers, each what it has in hand
+//! ([`Relay`]).
 
 use std::fs::File;
 use std::io;
@@ -82,7 +83,7 @@ pub struct Written {
     pub meta: StoreMeta,
     /// The source's current revision.
     pub revision: i64,
-    /// The source's digests.
+    /// The source's digests. Where a file was written, it has none yet.
     pub digests: Option<Digests>,
     /// Where the API servers keep their objects.
     pub roots: Arc<Roots>,
@@ -192,7 +193,7 @@ fn attempt(
     }
     let pages = snapshot.pages();
     let hashing = || Relay::new(pages.file(), digest::database_bytes(pages.file_bytes()), job.pass.progress);
-    let relay = job.pass.digest.then(hashing);
+    let relay = (job.pass.digest && out.is_none()).then(hashing);
     let lay_out = || snapshot.lay_out(depth);
     let laid = relay.as_ref().map_or_else(lay_out, |relay| relay.beside(lay_out))?;
     let given = roots.is_some();
@@ -257,10 +258,20 @@ fn sound(
         let total = faults.total();
         return Err(RewriteError::Damaged { faults: faults.into_sorted(), total });
     }
-    if digests.is_some_and(|digests| digests.trailer == Trailer::Mismatch) {
-        return Err(RewriteError::Trailer);
-    }
+    digests.map(fitting).transpose()?;
     Ok(outline)
+}
+
+/// The digest at the source's end must be its own.
+///
+/// # Errors
+///
+/// [`RewriteError::Trailer`].
+pub fn fitting(digests: Digests) -> Result<Digests, RewriteError> {
+    match digests.trailer {
+        Trailer::Ok | Trailer::Missing => Ok(digests),
+        Trailer::Mismatch => Err(RewriteError::Trailer),
+    }
 }
 
 /// What all workers share.

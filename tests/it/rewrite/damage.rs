@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::Once;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use atrest::audit::deks::Deks;
 use atrest::bbolt::write::{Fill, Writer};
@@ -15,6 +16,7 @@ use atrest::source::check::{HashKvAt, check};
 use atrest::source::digest::Trailer;
 use atrest::source::snapshot::{PassOptions, ReadError};
 use atrest::source::{Snapshot, Store};
+use sha2::{Digest, Sha256};
 
 use super::super::damage::harm::{self, Harm, Random};
 use super::super::program::{private, temporary, testdata};
@@ -197,10 +199,19 @@ fn large() -> Vec<u8> {
 
 /// Rewrites a store to plaintext while `act` is done to its file, as soon as anything of it was read.
 fn meanwhile(bytes: &[u8], threads: usize, act: impl Fn(&File) + Sync) -> Result<run::Outcome, RunError> {
+    after(0, bytes, threads, act)
+}
+
+/// The same, as soon as more than `read` bytes were read or hashed.
+fn after(read: usize, bytes: &[u8], threads: usize, act: impl Fn(&File) + Sync) -> Result<run::Outcome, RunError> {
     let source = tempfile::NamedTempFile::new().unwrap();
     source.as_file().write_all_at(bytes, 0).unwrap();
-    let once = Once::new();
-    let progress = |_: u64| once.call_once(|| act(source.as_file()));
+    let (once, told) = (Once::new(), AtomicUsize::new(0));
+    let progress = |bytes: u64| {
+        if told.fetch_add(bytes as usize, Ordering::Relaxed) + bytes as usize > read {
+            once.call_once(|| act(source.as_file()));
+        }
+    };
     let mut store = Store::File(Snapshot::open(File::open(source.path()).unwrap()).unwrap());
     let named = tempfile::NamedTempFile::new().unwrap();
     let reopen = || File::open(named.path());
@@ -232,5 +243,41 @@ fn a_source_that_changes_or_cannot_be_read_to_its_end_meanwhile_gives_no_result(
         let error = meanwhile(&bytes, threads, |file| file.set_len(half).unwrap()).unwrap_err();
         let told = matches!(error, RunError::Rewrite(RewriteError::Read(_) | RewriteError::Damaged { .. }));
         assert!(told, "{error}");
+    }
+}
+
+#[test]
+fn a_source_that_changes_between_writing_and_proof_gives_no_result() {
+    let bare = large();
+    let digest = Sha256::digest(&bare);
+    let snapshot = [&bare[..], digest.as_slice()].concat();
+    // In the middle of a page in the middle: within a value, since those are most of it.
+    let at = bare.len() / 2 / harm::PAGE * harm::PAGE + harm::PAGE / 2;
+    let flip = |file: &File| file.write_all_at(&[bare[at] ^ 1], at as u64).unwrap();
+    for threads in [1, 2, 8] {
+        // By then all leaves were read once, and next to nothing was read twice.
+        let error = after(bare.len(), &bare, threads, flip).unwrap_err();
+        assert!(matches!(error, RunError::Rewrite(RewriteError::Unproved(_))), "{error}");
+        let error = after(bare.len(), &snapshot, threads, flip).unwrap_err();
+        assert!(matches!(error, RunError::Rewrite(RewriteError::Trailer)), "{error}");
+    }
+}
+
+#[test]
+fn a_source_whose_digest_does_not_fit_is_damaged_whatever_else_would_be_refused() {
+    let mut bytes = fs::read(testdata("kubeadm/snapshot.db")).unwrap();
+    let config = testdata("kubeadm/encryption-config.yaml");
+    let folder = temporary();
+    for (name, code) in [("whole", 4), ("changed", 3)] {
+        let source = private(&folder, name, &bytes);
+        for more in [&[][..], &["--dry-run"]] {
+            let arguments = [&["-c", &config, "--strip"], more].concat();
+            let run = rewrite(&source, &folder.path().join("new.db"), &arguments);
+            // What is refused has a report; what is damaged has none.
+            assert_eq!((run.code, run.text().is_empty()), (code, code == 3), "{}", run.err);
+            assert_eq!(run.err.contains("digest at its end"), code == 3, "{}", run.err);
+        }
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
     }
 }
